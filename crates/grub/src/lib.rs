@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The GRUB side of `be`: what GRUB is told, and how it comes to read it.
+//!
+//! - [`menu`]: the menu file, rendered and read back
+//! - [`quote`]: any text as one safe word of GRUB's language
+//! - [`hook`]: the few lines in `grub.cfg` that source the menu file
+//! - [`validate`]: `grub-script-check`, the only process started here
+//! - [`cmdline`], [`default_grub`]: kernel arguments
+//! - [`kernel`]: kernels and their initramfs images in a `/boot`
+//!
+//! Everything but [`validate`] is pure: text in, text out.
+
+pub mod cmdline;
+pub mod default_grub;
+pub mod hook;
+pub mod kernel;
+pub mod menu;
+pub mod quote;
+mod shell;
+pub mod validate;

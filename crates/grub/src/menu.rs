@@ -1,0 +1,318 @@
+//! The menu file: what GRUB shows, rendered from data, and read back.
+//!
+//! # Why it looks as it does
+//! - `grub.cfg` sources it last, so it must not change `$root` or any variable of the user's but `default`. It
+//!   names its filesystem by a variable of its own, `be_root`.
+//! - The body of an entry runs later, and in a submenu only exported variables are left by then. So every entry
+//!   searches for the filesystem itself, as those of `grub-mkconfig` do, and can be edited (`e`) on its own.
+//! - After an entry has run, GRUB boots whatever kernel is loaded, even when the initramfs failed to load. So the
+//!   files are looked for first, and when reading one fails all the same, `multiboot` without a file is used for
+//!   what it does first: `grub_loader_unset()`. The entry then returns to the menu, saying which file it was.
+//!   (No other command forgets a kernel. Where Secure Boot forbids `multiboot`, a file that is there and cannot be
+//!   read still boots a kernel without its initramfs.)
+//! - The first lines are a record in JSON, so that `be` reads what GRUB was told and never parses the rest. It is
+//!   split over several comment lines where one would exceed [`crate::quote::MAX_TOKEN`].
+
+use anyhow::{Context, Result, bail, ensure};
+use handlebars::Handlebars;
+use serde::{Deserialize, Serialize};
+
+use crate::{cmdline, quote};
+
+/// The version of the record in the first line that this code writes.
+pub const SCHEMA: u32 = 1;
+
+/// What all entry ids start with.
+pub const ID_PREFIX: &str = "be-";
+
+/// Starts each line of the record.
+const MARK: &str = "# be-menu ";
+
+/// Length of a piece of the record, well below the limit of a comment line.
+const PIECE: usize = 4000;
+
+/// Longest kernel command line: 2048 bytes with the NUL on x86 and arm64. GRUB drops the arguments that do not
+/// fit without a word.
+const MAX_CMDLINE: usize = 2047;
+
+/// Room left for `BOOT_IMAGE=` and a long device name of GRUB's (`lvmid/...`, `cryptouuid/...`).
+const BOOT_IMAGE: usize = 128;
+
+/// The modules that every menu loads: partition tables and the filesystem.
+const MODULES: [&str; 3] = ["part_gpt", "part_msdos", "btrfs"];
+
+const TEMPLATE: &str = include_str!("../templates/menu.cfg.hbs");
+
+/// Everything the menu file shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Menu {
+    /// UUID of the btrfs filesystem that holds all environments.
+    pub fs_uuid: String,
+    /// Name of the environment that boots next; `None` leaves GRUB's default alone.
+    pub default: Option<String>,
+    /// The entries, in the order shown.
+    pub entries: Vec<Entry>,
+    /// GRUB modules to load besides those for btrfs on a partition (`cryptodisk`, `lvm`, ...); usually empty.
+    pub modules: Vec<String>,
+}
+
+/// One line of the menu: an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name of the environment.
+    pub name: String,
+    /// What is shown; any text, untrusted.
+    pub title: String,
+    /// The kernel: its path from the top level of the filesystem, `/@be/x/root/boot/vmlinuz-6.1`.
+    pub linux: String,
+    /// Microcode and initramfs images, in the order loaded; paths as for `linux`.
+    pub initrd: Vec<String>,
+    /// Kernel arguments as the kernel spells them: `quiet`, `dyndbg="file a.c +p"`; untrusted.
+    pub args: Vec<String>,
+    /// Whether it boots without a password although GRUB has `superusers`.
+    pub unrestricted: bool,
+}
+
+/// What the first line of a menu file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of this record; a newer one may have more fields.
+    pub schema: u32,
+    /// UUID of the filesystem.
+    pub fs_uuid: String,
+    /// Name of the environment that boots next.
+    #[serde(default)]
+    pub default: Option<String>,
+    /// Names of the environments that have an entry, in the order shown.
+    pub environments: Vec<String>,
+    /// What a newer `be` wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the template sees. Each `{{...}}` in it becomes one quoted word.
+#[derive(Serialize)]
+struct View<'a> {
+    header: Vec<String>,
+    modules: Vec<&'a str>,
+    default_id: Option<String>,
+    entries: Vec<EntryView<'a>>,
+    fs_uuid: &'a str,
+}
+
+#[derive(Serialize)]
+struct EntryView<'a> {
+    name: &'a str,
+    id: String,
+    title: String,
+    linux: &'a str,
+    initrd: &'a [String],
+    files: Vec<&'a str>,
+    words: Vec<String>,
+    unrestricted: bool,
+}
+
+/// The GRUB id of an environment's entry, for `grub-reboot` and `GRUB_DEFAULT`.
+pub fn entry_id(name: &str) -> String {
+    format!("{ID_PREFIX}{name}")
+}
+
+impl Menu {
+    /// Renders the menu file.
+    ///
+    /// # Errors
+    /// A name, path, argument, module or UUID that GRUB cannot be given, a name twice, a default without entry.
+    /// A title never fails.
+    pub fn render(&self) -> Result<String> {
+        let view = self.view()?;
+        let mut engine = Handlebars::new();
+        engine.set_strict_mode(true);
+        engine.register_escape_fn(quote::escape);
+        engine
+            .render_template(TEMPLATE, &view)
+            .context("cannot render the GRUB menu")
+    }
+
+    /// What [`parse_header`] will say of the rendered file.
+    pub fn header(&self) -> Header {
+        Header {
+            schema: SCHEMA,
+            fs_uuid: self.fs_uuid.clone(),
+            default: self.default.clone(),
+            environments: self.entries.iter().map(|e| e.name.clone()).collect(),
+            unknown: serde_json::Map::new(),
+        }
+    }
+
+    fn view(&self) -> Result<View<'_>> {
+        ensure!(
+            is_uuid(&self.fs_uuid),
+            "`{}` is not a filesystem UUID",
+            quote::shown(&self.fs_uuid)
+        );
+        for module in &self.modules {
+            let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            ensure!(
+                (1..=64).contains(&module.len()) && module.chars().all(known),
+                "`{}` is not the name of a GRUB module",
+                quote::shown(module)
+            );
+        }
+        if let Some(default) = &self.default {
+            ensure!(
+                self.entries.iter().any(|e| e.name == *default),
+                "the default environment `{}` has no menu entry",
+                quote::shown(default)
+            );
+        }
+        let mut entries = Vec::with_capacity(self.entries.len());
+        let mut names = std::collections::HashSet::new();
+        for entry in &self.entries {
+            ensure!(
+                names.insert(&entry.name),
+                "environment `{}` is in the menu twice",
+                quote::shown(&entry.name)
+            );
+            entries.push(entry.view().with_context(|| {
+                format!(
+                    "cannot make a menu entry for `{}`",
+                    quote::shown(&entry.name)
+                )
+            })?);
+        }
+        let mut modules: Vec<&str> = MODULES.to_vec();
+        modules.extend(
+            self.modules
+                .iter()
+                .map(String::as_str)
+                .filter(|m| !MODULES.contains(m)),
+        );
+        Ok(View {
+            header: pieces(&serde_json::to_string(&self.header())?),
+            modules,
+            default_id: self.default.as_deref().map(entry_id),
+            entries,
+            fs_uuid: &self.fs_uuid,
+        })
+    }
+}
+
+impl Entry {
+    fn view(&self) -> Result<EntryView<'_>> {
+        ensure!(
+            is_name(&self.name),
+            "it is not a valid name for an environment"
+        );
+        for path in self.initrd.iter().chain([&self.linux]) {
+            check_path(path)?;
+        }
+        let mut words = Vec::with_capacity(self.args.len());
+        let mut length = BOOT_IMAGE + self.linux.len();
+        for arg in &self.args {
+            let word = cmdline::grub_word(arg).with_context(|| {
+                format!(
+                    "GRUB cannot pass on the kernel argument `{}`",
+                    quote::shown(arg)
+                )
+            })?;
+            length += 1 + length_in_kernel(&word);
+            words.push(word);
+        }
+        ensure!(
+            length <= MAX_CMDLINE,
+            "the kernel arguments are too long: {length} bytes of {MAX_CMDLINE}; GRUB would drop the last ones"
+        );
+        Ok(EntryView {
+            name: &self.name,
+            id: entry_id(&self.name),
+            title: quote::title(&self.title, &self.name),
+            linux: &self.linux,
+            initrd: &self.initrd,
+            files: self
+                .initrd
+                .iter()
+                .chain([&self.linux])
+                .map(String::as_str)
+                .collect(),
+            words,
+            unrestricted: self.unrestricted,
+        })
+    }
+}
+
+/// Reads the record that a menu file starts with, and nothing else of it.
+///
+/// # Errors
+/// The text is not a menu file of `be`, or its record is damaged.
+pub fn parse_header(text: &str) -> Result<Header> {
+    let mut json = String::new();
+    for piece in text.lines().map_while(|line| line.strip_prefix(MARK)) {
+        json.push_str(piece);
+    }
+    if json.is_empty() {
+        bail!(
+            "not a menu file of be: it does not start with `{}`",
+            MARK.trim_end()
+        );
+    }
+    let header: Header =
+        serde_json::from_str(&json).context("the first line of the menu file is damaged")?;
+    ensure!(
+        header.schema >= 1,
+        "the menu file has the impossible schema {}",
+        header.schema
+    );
+    if let Some(bad) = header
+        .environments
+        .iter()
+        .chain(&header.default)
+        .find(|name| !is_name(name))
+    {
+        bail!(
+            "the menu file names an impossible environment, `{}`",
+            quote::shown(bad)
+        );
+    }
+    Ok(header)
+}
+
+/// Cuts the record, which is ASCII, into comment lines that GRUB can read.
+fn pieces(json: &str) -> Vec<String> {
+    debug_assert!(json.is_ascii(), "names and UUIDs are checked");
+    json.as_bytes()
+        .chunks(PIECE)
+        .map(|piece| String::from_utf8_lossy(piece).into_owned())
+        .collect()
+}
+
+/// Bytes that GRUB makes of a word: it escapes quotes and backslashes, and quotes a word with a blank.
+fn length_in_kernel(word: &str) -> usize {
+    word.len()
+        + word.chars().filter(|c| matches!(c, '\\' | '\'')).count()
+        + 2 * usize::from(word.contains(' '))
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._:+-".contains(c))
+}
+
+pub(crate) fn is_uuid(uuid: &str) -> bool {
+    (1..=64).contains(&uuid.len()) && uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+}
+
+fn check_path(path: &str) -> Result<()> {
+    let shown = quote::shown(path);
+    ensure!(
+        path.starts_with('/') && !path.ends_with('/'),
+        "`{shown}` is not a path from the top level"
+    );
+    ensure!(
+        path.split('/').all(|part| part != ".."),
+        "the path `{shown}` contains `..`"
+    );
+    quote::plain(path).with_context(|| format!("GRUB cannot open `{shown}`"))
+}

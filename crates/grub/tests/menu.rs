@@ -1,0 +1,320 @@
+//! The menu file as GRUB would read it: by `grub-script-check`, and by an independent reading of its words.
+
+#![allow(clippy::print_stderr, reason = "a test that checks nothing says so")]
+
+mod words;
+
+use be_grub::menu::{Entry, Header, Menu, entry_id, parse_header};
+use be_grub::validate::{ValidateError, validate};
+use proptest::prelude::*;
+use words::{menu_entries, statements};
+
+const UUID: &str = "11111111-2222-3333-4444-555555555555";
+
+fn entry(name: &str) -> Entry {
+    Entry {
+        name: name.into(),
+        title: format!("Gentoo Linux ({name})"),
+        linux: format!("/@be/{name}/root/boot/vmlinuz-6.6.1"),
+        initrd: vec![format!("/@be/{name}/root/boot/initramfs-6.6.1.img")],
+        args: vec![
+            format!("root=UUID={UUID}"),
+            "ro".into(),
+            format!("rootflags=subvol=/@be/{name}/root"),
+        ],
+        unrestricted: false,
+    }
+}
+
+fn menu(entries: Vec<Entry>) -> Menu {
+    Menu {
+        fs_uuid: UUID.into(),
+        default: None,
+        entries,
+        modules: Vec::new(),
+    }
+}
+
+/// Says once why nothing was checked where GRUB is not installed.
+fn check(text: &str) {
+    match validate(text) {
+        Err(ValidateError::NoChecker) => eprintln!("skipped: grub-script-check is not installed"),
+        other => other.unwrap_or_else(|error| panic!("{error}\n{text}")),
+    }
+}
+
+/// The lines of an entry that starts with `command`, as words.
+fn lines_of<'a>(body: &'a [Vec<String>], command: &[&str]) -> Vec<&'a [String]> {
+    body.iter()
+        .filter_map(|line| {
+            let (start, rest) = line.split_at_checked(command.len())?;
+            (start == command).then_some(rest)
+        })
+        .collect()
+}
+
+#[test]
+fn the_format_is_frozen() {
+    let mut plain = entry("gentoo-1");
+    plain
+        .args
+        .extend(["quiet".into(), r#"dyndbg="file a.c +p""#.into()]);
+    let mut bare = entry("old");
+    bare.title = "It's \"old\" { $x } ; # \\".into();
+    bare.initrd.clear();
+    bare.unrestricted = true;
+    let menu = Menu {
+        default: Some("old".into()),
+        modules: vec!["lvm".into()],
+        ..menu(vec![plain, bare])
+    };
+    let text = menu.render().expect("renders");
+    let golden = include_str!("menu.cfg");
+    if std::env::var_os("BE_UPDATE_GOLDEN").is_some() {
+        std::fs::write(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/menu.cfg"),
+            &text,
+        )
+        .expect("golden file");
+    } else {
+        assert_eq!(text, golden);
+    }
+    check(&text);
+}
+
+#[test]
+fn every_combination_is_good_grub() {
+    for default in [None, Some("a".to_owned())] {
+        for modules in [vec![], vec!["cryptodisk".to_owned(), "lvm".to_owned()]] {
+            for initrds in 0..3 {
+                for args in 0..3 {
+                    for unrestricted in [false, true] {
+                        for count in 0..3 {
+                            if default.is_some() && count == 0 {
+                                continue;
+                            }
+                            let entries =
+                                ["a", "b.c", "9:d+e_f-g"][..count].iter().map(|name| Entry {
+                                    initrd: vec!["/boot/it's an initramfs".to_owned(); initrds],
+                                    args: vec!["a=\"b c\"".to_owned(); args],
+                                    unrestricted,
+                                    ..entry(name)
+                                });
+                            let menu = Menu {
+                                default: default.clone(),
+                                modules: modules.clone(),
+                                ..menu(entries.collect())
+                            };
+                            let text = menu.render().expect("renders");
+                            check(&text);
+                            assert_eq!(menu_entries(&text).len(), count);
+                            assert_eq!(parse_header(&text).expect("header"), menu.header());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_default_is_set_for_those_who_follow() {
+    let menu = Menu {
+        default: Some("a".into()),
+        ..menu(vec![entry("a")])
+    };
+    let text = menu.render().expect("renders");
+    let top = statements(
+        text.split("menuentry")
+            .next()
+            .expect("a part before the entries"),
+    );
+    let sets: Vec<&Vec<String>> = top.iter().filter(|line| line[0] == "set").collect();
+    assert_eq!(sets, [&["set", "default=be-a"].map(String::from).to_vec()]);
+    assert!(
+        !text.contains("timeout") && !text.contains("root=("),
+        "{text}"
+    );
+    let at = top.iter().position(|line| line[0] == "set").expect("set");
+    assert_eq!(top[at - 2], ["if", "[", "${boot_once}", "!=", "true", "]"]);
+}
+
+#[test]
+fn nothing_hostile_is_rendered_into_paths_arguments_or_names() {
+    let wrong = |change: fn(&mut Menu)| {
+        let mut menu = Menu {
+            default: Some("a".into()),
+            ..menu(vec![entry("a")])
+        };
+        change(&mut menu);
+        menu.render().expect_err("refused")
+    };
+    wrong(|m| m.fs_uuid = "x; reboot".into());
+    wrong(|m| m.fs_uuid = String::new());
+    wrong(|m| m.modules = vec!["lvm\nreboot".into()]);
+    wrong(|m| m.modules = vec![String::new()]);
+    wrong(|m| m.default = Some("b".into()));
+    wrong(|m| m.entries.push(entry("a")));
+    for name in ["", "a/b", "-a", ".a", "a b", "a'b", "a\nb", "ä"] {
+        let mut one = menu(vec![entry("a")]);
+        one.entries[0].name = name.into();
+        assert!(one.render().is_err(), "{name:?}");
+    }
+    wrong(|m| m.entries[0].name = "a".repeat(65));
+    wrong(|m| m.entries[0].linux = "boot/vmlinuz".into());
+    wrong(|m| m.entries[0].linux = "/a/../vmlinuz".into());
+    wrong(|m| m.entries[0].linux = "/a\n/vmlinuz".into());
+    wrong(|m| m.entries[0].initrd[0] = "/a\u{1b}[2J".into());
+    wrong(|m| m.entries[0].args.push("a\rb".into()));
+    wrong(|m| m.entries[0].args.push(String::new()));
+    wrong(|m| m.entries[0].args.push("a=b\"c d\"".into()));
+    let error = wrong(|m| m.entries[0].args.push("x".repeat(2000)));
+    assert!(format!("{error:#}").contains("too long"), "{error:#}");
+}
+
+/// A comment line or word beyond 8 KiB is a fatal error in GRUB's lexer, also for what follows in grub.cfg.
+#[test]
+fn hundreds_of_environments_stay_readable() {
+    let names: Vec<String> = (0..500)
+        .map(|i| format!("{i:03}{}", "x".repeat(60)))
+        .collect();
+    let menu = Menu {
+        default: Some(names[499].clone()),
+        ..menu(names.iter().map(|name| entry(name)).collect())
+    };
+    let text = menu.render().expect("renders");
+    assert!(text.lines().all(|line| line.len() < 8000));
+    assert_eq!(parse_header(&text).expect("header"), menu.header());
+    check(&text);
+}
+
+#[test]
+fn a_long_title_and_long_arguments_stay_readable() {
+    let mut long = entry("a");
+    long.title = "'".repeat(5000);
+    long.args = vec!["'".repeat(900)];
+    let text = menu(vec![long]).render().expect("renders");
+    check(&text);
+}
+
+#[test]
+fn a_header_of_a_newer_be_is_read_and_damage_is_named() {
+    let newer = "# be-menu {\"schema\":2,\"fs_uuid\":\"u\",\"default\":null,\"environments\":[\"a\"],\"once\":\"b\"}\nrest";
+    let Header {
+        schema,
+        environments,
+        unknown,
+        default,
+        ..
+    } = parse_header(newer).expect("header");
+    assert_eq!((schema, default), (2, None));
+    assert_eq!(environments, ["a"]);
+    assert_eq!(unknown["once"], "b");
+    for (text, says) in [
+        ("", "not a menu file"),
+        ("menuentry x {\n}\n# be-menu {}", "not a menu file"),
+        ("# be-menu {\"schema\":1", "damaged"),
+        (
+            "# be-menu {\"schema\":0,\"fs_uuid\":\"u\",\"environments\":[]}",
+            "schema",
+        ),
+        (
+            "# be-menu {\"schema\":1,\"fs_uuid\":\"u\",\"environments\":[\"a\\nb\"]}",
+            "impossible environment",
+        ),
+    ] {
+        let error = format!("{:#}", parse_header(text).expect_err("damaged"));
+        assert!(error.contains(says), "{text:?}: {error}");
+    }
+}
+
+/// Titles that try something.
+fn hostile() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        r#"[-'"\\${}\[\]();|&<>#*?! \n\r\t\x00\x1b=a-c]{0,40}"#,
+        "('\n\\}\nreboot\n|\\$\\(reboot\\)|\\$\\{root\\}|'\\\\''|\\\\\n){1,4}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_title_or_argument_changes_the_structure(
+        titles in prop::collection::vec(hostile(), 1..4),
+        args in prop::collection::vec(hostile(), 0..4),
+        unrestricted in any::<bool>(),
+    ) {
+        let entries: Vec<Entry> = titles.iter().enumerate().map(|(i, title)| {
+            let mut entry = entry(&format!("e{i}"));
+            entry.title.clone_from(title);
+            // An argument that GRUB cannot be given is an error; test those that it can.
+            entry.args.extend(args.iter().filter(|arg| be_grub::cmdline::grub_word(arg).is_ok()).cloned());
+            entry.unrestricted = unrestricted;
+            entry
+        }).collect();
+        let menu = Menu { default: Some("e0".into()), ..menu(entries) };
+        let text = menu.render().expect("renders");
+        check(&text);
+        prop_assert_eq!(parse_header(&text).expect("header"), menu.header());
+        let read = menu_entries(&text);
+        prop_assert_eq!(read.len(), menu.entries.len());
+        for (entry, (head, body)) in menu.entries.iter().zip(&read) {
+            prop_assert!(!head[1].starts_with('-') && !head[1].starts_with("be-") && !head[1].is_empty());
+            prop_assert!(!head[1].chars().any(char::is_control));
+            let mut options = vec!["--id".to_owned(), entry_id(&entry.name)];
+            options.extend(["--class", "be", "--class", "gnu-linux"].map(String::from));
+            options.extend(unrestricted.then(|| "--unrestricted".to_owned()));
+            prop_assert_eq!(&head[2..], &options);
+
+            let linux = lines_of(body, &["if", "linux"]);
+            let mut words = vec![format!("($be_root){}", entry.linux)];
+            words.extend(entry.args.iter().map(|arg| be_grub::cmdline::grub_word(arg).expect("word")));
+            prop_assert_eq!(linux, [words.as_slice()]);
+            let initrd = lines_of(body, &["if", "initrd"]);
+            let image = [format!("($be_root){}", entry.initrd[0])];
+            prop_assert_eq!(initrd, [image.as_slice()]);
+            let harmless =
+                ["if", "then", "else", "fi", "set", "insmod", "multiboot", "echo", "sleep"];
+            prop_assert!(body.iter().all(|line| harmless.contains(&line[0].as_str())), "{:?}", body);
+        }
+    }
+
+    #[test]
+    fn any_text_is_one_word(text in hostile()) {
+        let quoted = be_grub::quote::word(&text);
+        prop_assert_eq!(statements(&format!("echo {quoted}")), [["echo".to_owned(), text]]);
+    }
+
+    #[test]
+    fn what_grub_passes_on_is_what_the_kernel_was_to_get(line in r#"[a-c= "'\\]{0,30}"#) {
+        for arg in be_grub::cmdline::split_args(&line) {
+            let Ok(word) = be_grub::cmdline::grub_word(&arg) else { continue };
+            if word.contains(['\\', '\'']) {
+                continue;
+            }
+            // GRUB's half, then the kernel's.
+            let passed = if word.contains(' ') { format!("\"{word}\"") } else { word };
+            prop_assert_eq!(words::kernel_value(&passed), words::kernel_value(&arg), "{}", arg);
+        }
+    }
+
+    #[test]
+    fn parsers_take_anything(text in any::<String>(), script in r#"[GX="'\\$(){}`;&|<>#\n a.]{0,60}"#) {
+        let _ = parse_header(&text);
+        let _ = be_grub::default_grub::parse_default_grub(&text);
+        let _ = be_grub::default_grub::parse_default_grub(&script);
+        let _ = be_grub::cmdline::split_grub(&text);
+        let _ = be_grub::kernel::pair(&[text.clone(), format!("vmlinuz-{text}"), format!("kernel-genkernel-{text}")]);
+    }
+
+    #[test]
+    fn version_order_is_total(a in "[0-9a.~-]{0,8}(-rc)?[0-9]{0,2}", b in "[0-9a.~-]{0,8}(_rc)?[0-9]{0,2}", c in "[0-9a._-]{0,8}") {
+        use be_grub::kernel::compare_versions as compare;
+        prop_assert_eq!(compare(&a, &b), compare(&b, &a).reverse());
+        if compare(&a, &b).is_le() && compare(&b, &c).is_le() {
+            prop_assert!(compare(&a, &c).is_le());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A reading of GRUB scripts that shares no code with what writes them, for `grub-script-check` says nothing about
+//! where words end. After `grub-core/script/yylex.l`; variables are left as they stand.
+
+/// All statements, as words. `then`, `else` and braces end one too.
+pub fn statements(text: &str) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    let mut line = Vec::new();
+    let mut word: Option<String> = None;
+    let mut bare = true;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => {
+                bare = false;
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next().expect("a closing quote") {
+                        '\'' => break,
+                        c => word.push(c),
+                    }
+                }
+            }
+            '"' => {
+                bare = false;
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next().expect("a closing quote") {
+                        '"' => break,
+                        '\\' => panic!("the template has no escapes in double quotes"),
+                        c => word.push(c),
+                    }
+                }
+            }
+            '\\' => {
+                bare = false;
+                let next = chars.next().expect("something behind a backslash");
+                assert_ne!(next, '\n', "the template continues no line");
+                word.get_or_insert_default().push(next);
+            }
+            '$' if chars.peek() == Some(&'{') => {
+                let word = word.get_or_insert_default();
+                word.push('$');
+                for c in chars.by_ref() {
+                    word.push(c);
+                    if c == '}' {
+                        break;
+                    }
+                }
+            }
+            '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
+            ' ' | '\t' | '\n' | ';' | '{' | '}' => {
+                if let Some(word) = word.take() {
+                    let ends = bare && matches!(word.as_str(), "then" | "else");
+                    line.push(word);
+                    if ends {
+                        all.push(std::mem::take(&mut line));
+                    }
+                }
+                bare = true;
+                if matches!(c, '{' | '}') {
+                    line.push(c.to_string());
+                }
+                if !matches!(c, ' ' | '\t') && !line.is_empty() {
+                    all.push(std::mem::take(&mut line));
+                }
+            }
+            '|' | '&' | '<' | '>' => panic!("`{c}` outside of quotes"),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    line.extend(word);
+    if !line.is_empty() {
+        all.push(line);
+    }
+    all
+}
+
+/// The words of each `menuentry` line up to its brace, and the statements of its body.
+pub fn menu_entries(text: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
+    let mut entries = Vec::new();
+    let mut open: Option<(Vec<String>, Vec<Vec<String>>)> = None;
+    for mut line in statements(text) {
+        if line[0] == "menuentry" {
+            assert!(open.is_none(), "an entry inside an entry");
+            assert_eq!(line.pop().as_deref(), Some("{"));
+            open = Some((line, Vec::new()));
+        } else if line == ["}"] {
+            entries.push(open.take().expect("a brace closes an entry"));
+        } else if let Some((_, body)) = &mut open {
+            body.push(line);
+        }
+    }
+    assert!(open.is_none(), "an entry that is not closed");
+    entries
+}
+
+/// What the kernel takes as name and value from one argument (`lib/cmdline.c`, `next_arg`).
+pub fn kernel_value(arg: &str) -> (String, Option<String>) {
+    let (text, quoted) = arg
+        .strip_prefix('"')
+        .map_or((arg, false), |rest| (rest, true));
+    let mut text = text.to_owned();
+    let name_and_value = |text: &str| match text.char_indices().position(|(i, c)| i > 0 && c == '=')
+    {
+        Some(at) => (text[..at].to_owned(), Some(text[at + 1..].to_owned())),
+        None => (text.to_owned(), None),
+    };
+    let (_, value) = name_and_value(&text);
+    let opened = value.is_some_and(|value| value.starts_with('"'));
+    if (quoted || opened) && text.ends_with('"') {
+        text.pop();
+    }
+    let (name, value) = name_and_value(&text);
+    (
+        name,
+        value.map(|value| {
+            if opened {
+                value.strip_prefix('"').unwrap_or(&value).to_owned()
+            } else {
+                value
+            }
+        }),
+    )
+}
