@@ -1,0 +1,369 @@
+//! What changed between the packages of two systems.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::vdb::{Installed, Package};
+use crate::version::version_cmp;
+
+/// A package that is on one side only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// `category/name`.
+    pub package: String,
+    /// The version with its revision.
+    pub version: String,
+    /// The slot without the subslot.
+    pub slot: String,
+}
+
+/// A package that is on both sides and not the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// `category/name`.
+    pub package: String,
+    /// The version before.
+    pub from: String,
+    /// The version after.
+    pub to: String,
+    /// The slot after, without the subslot.
+    pub slot: String,
+    /// Slot and subslot before and after, if they changed.
+    pub slots: Option<(String, String)>,
+    /// The repositories before and after, if both are known and differ.
+    pub repositories: Option<(String, String)>,
+    /// USE flags that became enabled.
+    pub use_enabled: Vec<String>,
+    /// USE flags that are no longer enabled.
+    pub use_disabled: Vec<String>,
+}
+
+/// All changes from one system to another, each list sorted by package and version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PackageDiff {
+    /// Only in the second.
+    pub added: Vec<Entry>,
+    /// Only in the first.
+    pub removed: Vec<Entry>,
+    /// A higher version in the second.
+    pub upgraded: Vec<Change>,
+    /// A lower version in the second.
+    pub downgraded: Vec<Change>,
+    /// The same version from another build.
+    pub rebuilt: Vec<Change>,
+    /// The same build with another slot or repository: Portage moves packages so.
+    pub moved: Vec<Change>,
+}
+
+type Slots<'a> = BTreeMap<&'a str, &'a Package>;
+
+fn by_name(installed: &Installed) -> BTreeMap<(&str, &str), Slots<'_>> {
+    let mut names: BTreeMap<_, Slots<'_>> = BTreeMap::new();
+    // Packages are sorted by version: should two hold one slot, the higher one counts, as
+    // Portage would have replaced the other.
+    for p in &installed.packages {
+        names
+            .entry((p.category.as_str(), p.name.as_str()))
+            .or_default()
+            .insert(&p.slot, p);
+    }
+    names
+}
+
+/// Compare the packages of `a` (before) with those of `b` (after).
+///
+/// Packages are matched by category, name and slot. One that is alone on both sides is
+/// matched although its slot changed.
+#[must_use]
+pub fn diff(a: &Installed, b: &Installed) -> PackageDiff {
+    let (before, mut after) = (by_name(a), by_name(b));
+    let mut diff = PackageDiff::default();
+    for (name, old) in before {
+        let mut new = after.remove(&name).unwrap_or_default();
+        if let ([o], [n]) = (
+            old.values().collect::<Vec<_>>().as_slice(),
+            new.values().collect::<Vec<_>>().as_slice(),
+        ) {
+            diff.compare(o, n);
+            continue;
+        }
+        for (slot, o) in old {
+            match new.remove(slot) {
+                Some(n) => diff.compare(o, n),
+                None => diff.removed.push(entry(o)),
+            }
+        }
+        diff.added.extend(new.into_values().map(entry));
+    }
+    diff.added
+        .extend(after.into_values().flat_map(Slots::into_values).map(entry));
+    diff.sort();
+    diff
+}
+
+fn entry(p: &Package) -> Entry {
+    Entry {
+        package: p.cp(),
+        version: p.version.clone(),
+        slot: p.slot.clone(),
+    }
+}
+
+/// What is in `a` and not in `b`.
+fn missing(a: &[String], b: &[String]) -> Vec<String> {
+    a.iter().filter(|f| !b.contains(f)).cloned().collect()
+}
+
+fn change(a: &Package, b: &Package) -> Change {
+    let slot = |p: &Package| match &p.subslot {
+        Some(subslot) => format!("{}/{subslot}", p.slot),
+        None => p.slot.clone(),
+    };
+    let differ = |a: String, b: String| (a != b).then_some((a, b));
+    Change {
+        package: b.cp(),
+        from: a.version.clone(),
+        to: b.version.clone(),
+        slot: b.slot.clone(),
+        slots: differ(slot(a), slot(b)),
+        repositories: match (&a.repository, &b.repository) {
+            (Some(a), Some(b)) => differ(a.clone(), b.clone()),
+            _ => None,
+        },
+        use_enabled: missing(&b.use_flags, &a.use_flags),
+        use_disabled: missing(&a.use_flags, &b.use_flags),
+    }
+}
+
+impl PackageDiff {
+    /// Nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many packages changed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.added.len()
+            + self.removed.len()
+            + self.upgraded.len()
+            + self.downgraded.len()
+            + self.rebuilt.len()
+            + self.moved.len()
+    }
+
+    fn compare(&mut self, a: &Package, b: &Package) {
+        let change = change(a, b);
+        let list = match version_cmp(&a.version, &b.version) {
+            Ordering::Less => &mut self.upgraded,
+            Ordering::Greater => &mut self.downgraded,
+            Ordering::Equal => {
+                let rebuilt = (&a.version, a.build_time, a.build_id)
+                    != (&b.version, b.build_time, b.build_id)
+                    || !change.use_enabled.is_empty()
+                    || !change.use_disabled.is_empty();
+                if rebuilt {
+                    &mut self.rebuilt
+                } else if change.slots.is_some() || change.repositories.is_some() {
+                    &mut self.moved
+                } else {
+                    return;
+                }
+            }
+        };
+        list.push(change);
+    }
+
+    fn sort(&mut self) {
+        for list in [&mut self.added, &mut self.removed] {
+            list.sort_by(|a, b| {
+                a.package
+                    .cmp(&b.package)
+                    .then_with(|| version_cmp(&a.version, &b.version))
+            });
+        }
+        for list in [
+            &mut self.upgraded,
+            &mut self.downgraded,
+            &mut self.rebuilt,
+            &mut self.moved,
+        ] {
+            list.sort_by(|a, b| {
+                a.package
+                    .cmp(&b.package)
+                    .then_with(|| version_cmp(&a.to, &b.to))
+            });
+        }
+    }
+
+    /// One line for every change, sorted by package: `app-misc/hello 1 -> 2`.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<(&str, String)> = Vec::with_capacity(self.len());
+        for (list, word) in [(&self.added, "new"), (&self.removed, "removed")] {
+            for e in list {
+                let line = format!("{}{} {} ({word})", e.package, colon(&e.slot), e.version);
+                lines.push((&e.package, line));
+            }
+        }
+        for (list, word) in [
+            (&self.upgraded, ""),
+            (&self.downgraded, "downgraded"),
+            (&self.rebuilt, "rebuilt"),
+            (&self.moved, "moved"),
+        ] {
+            lines.extend(list.iter().map(|c| (c.package.as_str(), line(c, word))));
+        }
+        lines.sort();
+        lines.into_iter().map(|(_, line)| line).collect()
+    }
+}
+
+/// The slot as in a package atom; the usual one is not shown.
+fn colon(slot: &str) -> String {
+    match slot {
+        "0" => String::new(),
+        slot => format!(":{slot}"),
+    }
+}
+
+fn line(c: &Change, word: &str) -> String {
+    let mut line = format!("{}{} {}", c.package, colon(&c.slot), c.from);
+    if c.from != c.to {
+        line += &format!(" -> {}", c.to);
+    }
+    let mut notes = Vec::new();
+    if !word.is_empty() {
+        notes.push(word.to_owned());
+    }
+    if let Some((from, to)) = &c.slots {
+        notes.push(format!("slot {from} -> {to}"));
+    }
+    if let Some((from, to)) = &c.repositories {
+        notes.push(format!("repository {from} -> {to}"));
+    }
+    let flags: Vec<String> = (c.use_enabled.iter().map(|f| format!("+{f}")))
+        .chain(c.use_disabled.iter().map(|f| format!("-{f}")))
+        .collect();
+    if !flags.is_empty() {
+        notes.push(format!("USE {}", flags.join(" ")));
+    }
+    if !notes.is_empty() {
+        line += &format!(" ({})", notes.join(", "));
+    }
+    line
+}
+
+impl fmt::Display for PackageDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines()
+            .iter()
+            .try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::split_cpv;
+
+    /// `category/name-version:slot/subslot@build_time +use`.
+    fn package(text: &str) -> Package {
+        let mut words = text.split(' ');
+        let (head, time) = words.next().unwrap().split_once('@').unwrap();
+        let (cpv, slot) = head.split_once(':').unwrap();
+        let (category, name, version) = split_cpv(cpv).unwrap();
+        let (slot, subslot) = match slot.split_once('/') {
+            Some((slot, subslot)) => (slot, Some(subslot.to_owned())),
+            None => (slot, None),
+        };
+        Package {
+            category: category.into(),
+            name: name.into(),
+            version: version.into(),
+            slot: slot.into(),
+            subslot,
+            repository: Some("gentoo".into()),
+            use_flags: words.map(str::to_owned).collect(),
+            build_time: Some(time.parse().unwrap()),
+            build_id: None,
+        }
+    }
+
+    fn installed(packages: &[&str]) -> Installed {
+        Installed {
+            packages: packages.iter().map(|p| package(p)).collect(),
+            ..Installed::default()
+        }
+    }
+
+    #[test]
+    fn every_kind_of_change() {
+        let a = installed(&[
+            "app-misc/down-2:0@1",
+            "app-misc/gone-1:0@1",
+            "app-misc/hello-1:0@1 nls static",
+            "app-misc/move-1:0/1@1",
+            "app-misc/same-1:0@1 nls",
+            "dev-lang/python-3.11.9:3.11@1",
+            "dev-lang/python-3.12.3:3.12@1",
+            "dev-libs/lib-1.9:0/1@1",
+            "sys-kernel/sources-6.6.1:6.6.1@1",
+            "x11-libs/built-1:0@1",
+        ]);
+        let b = installed(&[
+            "app-misc/down-1-r3:0@2",
+            "app-misc/hello-2:0@2 debug nls",
+            "app-misc/move-1:0/2@1",
+            "app-misc/new-1:5@2",
+            "app-misc/same-1:0@1 nls",
+            "dev-lang/python-3.12.4:3.12@2",
+            "dev-lang/python-3.13.0:3.13@2",
+            "dev-libs/lib-1.10:0/2@2",
+            "sys-kernel/sources-6.6.2:6.6.2@2",
+            "x11-libs/built-1:0@2",
+        ]);
+        let diff = diff(&a, &b);
+        assert_eq!(
+            diff.to_string(),
+            "\
+app-misc/down 2 -> 1-r3 (downgraded)
+app-misc/gone 1 (removed)
+app-misc/hello 1 -> 2 (USE +debug -static)
+app-misc/move 1 (moved, slot 0/1 -> 0/2)
+app-misc/new:5 1 (new)
+dev-lang/python:3.11 3.11.9 (removed)
+dev-lang/python:3.12 3.12.3 -> 3.12.4
+dev-lang/python:3.13 3.13.0 (new)
+dev-libs/lib 1.9 -> 1.10 (slot 0/1 -> 0/2)
+sys-kernel/sources:6.6.2 6.6.1 -> 6.6.2 (slot 6.6.1 -> 6.6.2)
+x11-libs/built 1 (rebuilt)
+"
+        );
+        assert_eq!(diff.len(), 11);
+        assert_eq!(diff.upgraded.len(), 4);
+    }
+
+    #[test]
+    fn the_same_is_empty_and_both_ways_agree() {
+        let a = installed(&["a/b-1:0@1", "a/c-1:0@1"]);
+        let b = installed(&["a/b-2:0@1", "a/d-1:0@1"]);
+        assert!(diff(&a, &a).is_empty());
+        let (there, back) = (diff(&a, &b), diff(&b, &a));
+        assert_eq!(there.added, back.removed);
+        assert_eq!(there.upgraded[0].to, back.downgraded[0].from);
+    }
+
+    #[test]
+    fn flags_tell_a_rebuild_when_no_time_does() {
+        let mut a = installed(&["a/b-1:0@1"]);
+        let mut b = installed(&["a/b-1:0@1 x"]);
+        a.packages[0].build_time = None;
+        b.packages[0].build_time = None;
+        assert_eq!(diff(&a, &b).rebuilt[0].use_enabled, ["x"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading below a directory that nobody is trusted in: no symbolic link leads out of it,
+//! no device or pipe blocks, no file is read without a bound.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::io::Errno;
+
+/// No file that is read whole is larger than this, in bytes.
+const MAX_FILE: u64 = 8 << 20;
+
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+/// What may be followed on the way to a file.
+#[derive(Clone, Copy)]
+pub enum Links {
+    /// Symbolic links, taken as if the directory were `/`.
+    InRoot,
+    /// None.
+    No,
+}
+
+/// Open a directory that the caller vouches for.
+pub fn open_trusted(dir: &Path) -> io::Result<OwnedFd> {
+    Ok(open(
+        dir,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY,
+        Mode::empty(),
+    )?)
+}
+
+fn open_below(dir: impl AsFd, path: &Path, flags: OFlags, links: Links) -> io::Result<OwnedFd> {
+    let resolve = match links {
+        Links::InRoot => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        Links::No => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    };
+    // The kernel asks to try again when something was renamed on the way (openat2(2)).
+    for _ in 0..16 {
+        match openat2(dir.as_fd(), path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+fn missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// A directory below `dir`, or `None` if there is none.
+pub fn subdir(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<OwnedFd>> {
+    missing(open_below(dir, path, READ | OFlags::DIRECTORY, links))
+}
+
+/// The content of a regular file below `dir`, or `None` if there is none.
+pub fn read(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Vec<u8>>> {
+    let Some(fd) = missing(open_below(dir, path, READ, links))? else {
+        return Ok(None);
+    };
+    let stat = fstat(&fd)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut content = Vec::new();
+    File::from(fd)
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Some(content))
+}
+
+/// The entries of an open directory that have a UTF-8 name, and whether each is itself a
+/// directory; sorted.
+pub fn entries(dir: impl AsFd) -> io::Result<Vec<(String, bool)>> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        if name == "." || name == ".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            // Some filesystems do not say; the tests run on any.
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(&dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            kind => kind,
+        };
+        entries.push((name.to_owned(), kind == FileType::Directory));
+    }
+    entries.sort_unstable();
+    Ok(entries)
+}
