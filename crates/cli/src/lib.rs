@@ -1,1 +1,145 @@
-//! Placeholder.
+//! The command line of `be`: arguments in, a report and an exit code out.
+
+mod args;
+mod context;
+mod failure;
+mod reporter;
+mod verbs;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use crate::args::{Cli, Verb};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reporter::{Outcome, Reporter};
+
+/// Run `be` with these arguments (the first one is the program's name).
+pub fn run(arguments: Vec<OsString>) -> u8 {
+    let arguments = as_beadm(arguments);
+    if let Some(code) = hidden(&arguments) {
+        return code;
+    }
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where to print which.
+            let _closed = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(be_core::refusal::exit::USAGE);
+        }
+    };
+    log_to_stderr(cli.global.verbose);
+    let name = cli.verb.name();
+    let progress = match cli.global.progress_fd.map(context::open_fd).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            return Reporter::new(cli.global.json, cli.global.quiet, None)
+                .failure(name, &error.into());
+        }
+    };
+    let mut reporter = Reporter::new(cli.global.json, cli.global.quiet, progress);
+    match dispatch(&cli, &mut reporter) {
+        Ok(outcome) => reporter.outcome(name, outcome),
+        Err(error) => reporter.failure(name, &Failure::from(error)),
+    }
+}
+
+fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
+    use verbs::*;
+    if let Verb::Completions(args) = &cli.verb {
+        return completions::run(args);
+    }
+    let mut ctx = Context::open(&cli.global, reporter)?;
+    match &cli.verb {
+        Verb::Init(args) => init::run(args, &mut ctx),
+        Verb::Create(args) => create::run(args, &mut ctx),
+        Verb::Upgrade(args) => upgrade::run(args, &mut ctx),
+        Verb::Activate(args) => activate::run(args, &mut ctx),
+        Verb::Rollback(args) => rollback::run(args, &mut ctx),
+        Verb::List(args) => list::run(args, &mut ctx),
+        Verb::Destroy(args) => destroy::run(args, &mut ctx),
+        Verb::Mount(args) => mount::run(args, &mut ctx),
+        Verb::Umount(args) => umount::run(args, &mut ctx),
+        Verb::Shell(args) => shell::run(args, &mut ctx),
+        Verb::Exec(args) => exec::run(args, &mut ctx),
+        Verb::Status(args) => status::run(args, &mut ctx),
+        Verb::Log(args) => log::run(args, &mut ctx),
+        Verb::Check(args) => check::run(args, &mut ctx),
+        Verb::Menu(args) => menu::run(args, &mut ctx),
+        Verb::Completions(_) => unreachable!("handled above"),
+    }
+}
+
+impl Verb {
+    fn name(&self) -> &'static str {
+        match self {
+            Verb::Init(_) => "init",
+            Verb::Create(_) => "create",
+            Verb::Upgrade(_) => "upgrade",
+            Verb::Activate(_) => "activate",
+            Verb::Rollback(_) => "rollback",
+            Verb::List(_) => "list",
+            Verb::Destroy(_) => "destroy",
+            Verb::Mount(_) => "mount",
+            Verb::Umount(_) => "umount",
+            Verb::Shell(_) => "shell",
+            Verb::Exec(_) => "exec",
+            Verb::Status(_) => "status",
+            Verb::Log(_) => "log",
+            Verb::Check(_) => "check",
+            Verb::Menu(_) => "menu",
+            Verb::Completions(_) => "completions",
+        }
+    }
+}
+
+/// A symlink named `beadm` or `bectl` speaks as `be`.
+fn as_beadm(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if let Some(first) = arguments.first_mut() {
+        *first = "be".into();
+    }
+    arguments
+}
+
+/// The roles in which `be` starts itself inside a namespace.
+fn hidden(arguments: &[OsString]) -> Option<u8> {
+    let [_, verb, job] = arguments else {
+        return None;
+    };
+    let run = match verb.to_str()? {
+        "__supervise" => be_core::chroot::supervise,
+        "__init" => be_core::chroot::init,
+        "__enter" => be_core::chroot::enter,
+        _ => return None,
+    };
+    log_to_stderr(0);
+    Some(match run(job) {
+        Ok(code) => u8::try_from(code).unwrap_or(1),
+        Err(error) => {
+            tracing::error!("be: {error:#}");
+            125
+        }
+    })
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .finish();
+    // A second call within one process keeps the first subscriber.
+    let _already_set = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// The whole command line, for tests and for who documents it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}

@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Boot environments on btrfs: complete, bootable copies of one system.
+//!
+//! A command goes one way: arguments, request, [`observe`](observe::observe) (one
+//! immutable [`Inventory`](model::Inventory)), [`plan`] (a [`Refusal`](refusal::Refusal)
+//! or steps), [`execute`](execute::execute), report. Nothing here prints.
+
+pub mod boot;
+pub mod chroot;
+pub mod config;
+pub mod execute;
+pub mod fstab;
+pub mod hook;
+pub mod layout;
+pub mod log;
+pub mod menu;
+pub mod model;
+pub mod mount;
+pub mod mountinfo;
+pub mod name;
+pub mod observe;
+pub mod plan;
+pub mod record;
+pub mod refusal;
+pub mod session;
+pub mod stale;
+pub mod store;
+pub mod upgrade;
+
+pub use be_btrfs::Error as BtrfsError;
+pub use be_portage as portage;
+
+/// The id of an environment's entry in GRUB's menu.
+pub fn entry_id(name: &name::EnvName) -> String {
+    be_grub::menu::entry_id(name.as_str())
+}

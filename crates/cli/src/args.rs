@@ -1,0 +1,79 @@
+//! The command line: global options, and the list of verbs. A verb's own arguments stand
+//! in its file under `verbs`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::verbs;
+
+/// Boot environments for btrfs: upgrade a copy of the system, then reboot into it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "be",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "First steps:  be init;  be upgrade;  reboot.  Back again:  be rollback;  reboot.\n\
+                  Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 busy, 5 no space,\n\
+                  6 upgrade failed, 7 conflicts, 8 not bootable, 77 nothing to do.  See be(8)."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every verb")]
+pub struct Global {
+    /// Show what would be done, and do nothing.
+    #[arg(short = 'n', long, global = true)]
+    pub dry_run: bool,
+    /// Say only what went wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice, say everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print one JSON document on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Write progress as JSON lines to this file descriptor.
+    #[arg(long, global = true, value_name = "N")]
+    pub progress_fd: Option<i32>,
+    /// Manage the system that is mounted at DIR.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "BE_SYSROOT",
+        default_value = "/"
+    )]
+    pub sysroot: PathBuf,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Init(verbs::init::Args),
+    Create(verbs::create::Args),
+    Upgrade(verbs::upgrade::Args),
+    Activate(verbs::activate::Args),
+    Rollback(verbs::rollback::Args),
+    List(verbs::list::Args),
+    Destroy(verbs::destroy::Args),
+    Mount(verbs::mount::Args),
+    #[command(alias = "unmount")]
+    Umount(verbs::umount::Args),
+    Shell(verbs::shell::Args),
+    Exec(verbs::exec::Args),
+    Status(verbs::status::Args),
+    Log(verbs::log::Args),
+    Check(verbs::check::Args),
+    Menu(verbs::menu::Args),
+    Completions(verbs::completions::Args),
+}

@@ -1,0 +1,102 @@
+//! What every verb gets: the session, the time, the reporter.
+
+use std::fs::File;
+
+use anyhow::{Context as _, Result};
+use be_core::execute::{Done, execute, sweep};
+use be_core::plan::Plan;
+use be_core::refusal::Refusal;
+use be_core::session::Session;
+use be_core::store::Lock;
+use chrono::{DateTime, FixedOffset, Local};
+use serde_json::json;
+
+use crate::args::Global;
+use crate::reporter::{Outcome, Reporter};
+
+/// What every verb gets.
+pub struct Context<'a> {
+    /// The system.
+    pub session: Session,
+    /// When this run began.
+    pub now: DateTime<FixedOffset>,
+    /// Show the plan and do nothing.
+    pub dry_run: bool,
+    /// The one that prints.
+    pub reporter: &'a mut Reporter,
+}
+
+/// The right to write, with what was found and mended on taking it.
+pub struct Work {
+    /// None for a dry run.
+    pub lock: Option<Lock>,
+    /// A sentence for each thing mended.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Context<'a> {
+    /// Open the system that the options name.
+    pub fn open(global: &Global, reporter: &'a mut Reporter) -> Result<Self> {
+        Ok(Self {
+            session: Session::open(&global.sysroot)?,
+            now: Local::now().fixed_offset(),
+            dry_run: global.dry_run,
+            reporter,
+        })
+    }
+
+    /// Take the lock and sweep up what an interrupted `be` left; a dry run does neither.
+    pub fn begin(&self) -> Result<Work> {
+        if self.session.store.top.is_read_only()? {
+            return Err(Refusal::ReadOnly.into());
+        }
+        if !self.session.store.exists() {
+            return Err(Refusal::NotInitialised.into());
+        }
+        let mut work = Work {
+            lock: None,
+            notes: Vec::new(),
+        };
+        if !self.dry_run {
+            let lock = self.session.store.lock()?;
+            work.notes = sweep(&self.session, &lock)?;
+            work.lock = Some(lock);
+        }
+        Ok(work)
+    }
+
+    /// Carry out a plan, or show it in a dry run.
+    pub fn carry_out(&self, work: Work, plan: &Plan) -> Result<Result<Done, Outcome>> {
+        let Some(lock) = work.lock else {
+            return Ok(Err(show(plan)));
+        };
+        let mut done = execute(&self.session, plan, &lock)?;
+        done.notes.splice(0..0, work.notes);
+        Ok(Ok(done))
+    }
+}
+
+/// A plan as the result of a dry run.
+fn show(plan: &Plan) -> Outcome {
+    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    let text: String = steps.iter().map(|s| format!("would {s}\n")).collect();
+    Outcome::new(json!({ "dry_run": true, "steps": steps }))
+        .text(text)
+        .notes(plan.notes.clone())
+}
+
+/// The sentences that follow a written menu.
+pub fn menu_notes(done: &Done) -> Vec<String> {
+    let left_out = done.menu.iter().flat_map(|m| &m.left_out);
+    left_out
+        .map(|(name, why)| format!("{name} has no entry in the menu: {why}"))
+        .collect()
+}
+
+/// Open a file descriptor that the caller passed, as a file of our own.
+pub fn open_fd(fd: i32) -> Result<File> {
+    File::options()
+        .append(true)
+        .open(format!("/proc/self/fd/{fd}"))
+        .with_context(|| format!("cannot write progress to file descriptor {fd}"))
+}

@@ -1,0 +1,65 @@
+//! `be activate`
+
+use anyhow::Result;
+use be_core::name::EnvName;
+use be_core::plan;
+use be_core::refusal::NothingToDo;
+use be_core::stale::left_behind;
+use serde_json::{Value, json};
+
+use crate::context::{Context, menu_notes};
+use crate::reporter::Outcome;
+
+/// Choose the environment that boots by default; nothing else is changed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// For the next boot only.
+    #[arg(short = 't', long)]
+    once: bool,
+    /// Undo -t.
+    #[arg(short = 'T', long, conflicts_with = "once")]
+    undo_once: bool,
+    /// Which one.
+    #[arg(required_unless_present = "undo_once")]
+    name: Option<EnvName>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    match &args.name {
+        Some(name) if !args.undo_once => activate(ctx, name, args.once),
+        _ => {
+            ctx.session.observe()?.initialised()?;
+            Err(NothingToDo("no environment is chosen for one boot only".into()).into())
+        }
+    }
+}
+
+/// Make `name` boot by default.
+pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    let inv = ctx.session.observe()?;
+    let env = inv.get(name)?;
+    let problems = match env.root {
+        Some(_) => ctx.session.examine(&inv, env)?.problems,
+        None => Vec::new(),
+    };
+    let request = plan::Activate {
+        name: name.clone(),
+        once,
+        problems,
+    };
+    let planned = plan::activate(&inv, &request)?;
+    let stays = left_behind(&ctx.session, &inv, env)?;
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown.notes(stays.sentences())),
+    };
+    Ok(Outcome::new(json!({
+        "environment": name,
+        "left_behind": stays.counts().into_iter().map(|(k, v)| (k, json!(v))).collect::<serde_json::Map<String, Value>>(),
+    }))
+    .text(format!("{name} boots next\n"))
+    .notes(done.notes.clone())
+    .notes(menu_notes(&done))
+    .notes(stays.sentences()))
+}

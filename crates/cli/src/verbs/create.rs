@@ -1,0 +1,59 @@
+//! `be create`
+
+use anyhow::Result;
+use be_core::name::EnvName;
+use be_core::plan;
+use serde_json::json;
+
+use crate::context::{Context, menu_notes};
+use crate::reporter::Outcome;
+use crate::verbs::activate;
+
+/// Clone an environment; the running one unless -e names another.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Activate it, too.
+    #[arg(short, long, conflicts_with = "once")]
+    activate: bool,
+    /// Activate it for the next boot only.
+    #[arg(short = 't', long)]
+    once: bool,
+    /// What it is for; shown in the list and in the menu.
+    #[arg(short, long, value_name = "TEXT", default_value = "")]
+    description: String,
+    /// The environment to clone.
+    #[arg(short = 'e', long, value_name = "ENV")]
+    origin: Option<EnvName>,
+    /// Its name; the date of today if not given.
+    name: Option<EnvName>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    let inv = ctx.session.observe()?;
+    let request = plan::Create {
+        name: args.name.clone(),
+        origin: args.origin.clone(),
+        description: args.description.clone(),
+        now: ctx.now,
+        upgrade: None,
+        min_free: plan::MIN_FREE,
+    };
+    let (name, planned) = plan::create(&inv, &request)?;
+    if args.once {
+        return Err(be_core::refusal::Refusal::NoOnce.into());
+    }
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    let mut outcome = Outcome::new(json!({ "environment": name }))
+        .text(format!("{name}\n"))
+        .notes(done.notes.clone())
+        .notes(menu_notes(&done));
+    if args.activate {
+        let activated = activate::activate(ctx, &name, false)?;
+        outcome = outcome.notes(activated.notes);
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,56 @@
+//! `be destroy`
+
+use anyhow::Result;
+use be_core::name::EnvName;
+use be_core::plan;
+use be_core::refusal::Refusal;
+use serde_json::json;
+
+use crate::context::{Context, menu_notes};
+use crate::reporter::Outcome;
+
+/// Delete environments with all that be made for them.
+///
+/// All are checked before the first one goes: one that may not be destroyed keeps all.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Unmount them first where they are mounted.
+    #[arg(short = 'f', long = "force-unmount")]
+    unmount: bool,
+    /// Do not ask.
+    #[arg(short = 'y', long, short_alias = 'F')]
+    yes: bool,
+    /// Which ones.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<EnvName>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let request = plan::Destroy {
+        names: args.names.clone(),
+        unmount: args.unmount,
+    };
+    if !args.yes && !ctx.dry_run {
+        // The rules first: no question about what will be refused anyway.
+        let inv = ctx.session.observe()?;
+        plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
+        let names: Vec<_> = args.names.iter().map(EnvName::as_str).collect();
+        if !ctx
+            .reporter
+            .confirm(&format!("destroy {}?", names.join(", ")))
+        {
+            let name = args.names[0].clone();
+            return Err(Refusal::NotConfirmed { name }.into());
+        }
+    }
+    let work = ctx.begin()?;
+    let inv = ctx.session.observe()?;
+    let planned = plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    Ok(Outcome::new(json!({ "destroyed": args.names }))
+        .notes(done.notes.clone())
+        .notes(menu_notes(&done)))
+}

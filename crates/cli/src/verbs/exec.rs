@@ -1,0 +1,45 @@
+//! `be exec`
+
+use anyhow::Result;
+use be_core::chroot::{Interrupted, exit_code, wait};
+use be_core::name::EnvName;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::reporter::Outcome;
+
+/// Run a command in an environment: a chroot in a mount and PID namespace of its own.
+///
+/// Its exit code becomes that of be.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which one.
+    env: EnvName,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    enter(&args.env, args.command.clone(), ctx)
+}
+
+/// Run `command` in the environment `name`, at this terminal.
+pub fn enter(name: &EnvName, command: Vec<String>, ctx: &mut Context) -> Result<Outcome> {
+    let inv = ctx.session.observe()?;
+    let env = inv.get(name)?;
+    let mut job = ctx.session.job(&inv, env, command.clone())?;
+    job.env.push(("BE_ENVIRONMENT".into(), name.to_string()));
+    if ctx.dry_run {
+        let step = format!("run {} in {name}", command.join(" "));
+        return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))
+            .text(format!("would {step}\n")));
+    }
+    let interrupted = Interrupted::watch()?;
+    let mut child = job.start(None)?;
+    let code = exit_code(wait(&mut child, &interrupted, || ())?);
+    Ok(
+        Outcome::new(json!({ "environment": name, "command": command, "exit": code }))
+            .code(u8::try_from(code).unwrap_or(1)),
+    )
+}

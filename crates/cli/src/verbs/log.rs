@@ -1,0 +1,40 @@
+//! `be log`
+
+use anyhow::Result;
+use be_core::name::EnvName;
+use be_core::refusal::NothingToDo;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::reporter::Outcome;
+
+/// Show what ran in an environment, and its output.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which one; the newest that has a log if not given.
+    env: Option<EnvName>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let inv = ctx.session.observe()?;
+    inv.initialised()?;
+    let candidates = match &args.env {
+        Some(name) => vec![inv.get(name)?],
+        None => inv.environments.iter().rev().collect(),
+    };
+    let mut found = None;
+    for env in candidates {
+        if let Some(text) = be_core::log::read(&ctx.session.store, env.name())? {
+            found = Some((env.name(), text));
+            break;
+        }
+    }
+    let Some((name, text)) = found else {
+        let of = args
+            .env
+            .as_ref()
+            .map_or_else(|| "any environment".into(), ToString::to_string);
+        return Err(NothingToDo(format!("there is no log of {of}")).into());
+    };
+    Ok(Outcome::new(json!({ "environment": name, "log": text })).text(text))
+}

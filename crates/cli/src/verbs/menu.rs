@@ -1,0 +1,64 @@
+//! `be menu`
+
+use anyhow::Result;
+use be_core::plan::{Plan, Step};
+use serde_json::json;
+
+use crate::context::{Context, menu_notes};
+use crate::reporter::Outcome;
+
+/// Write GRUB's menu of the environments anew; for kernel hooks and after mending.
+///
+/// What boots by default stays. With --dry-run, print the menu.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    let inv = ctx.session.observe()?;
+    let running = inv.running().ok().map(|e| e.name().clone());
+    let next = inv
+        .environments
+        .iter()
+        .find(|e| e.next)
+        .map(|e| e.name().clone());
+    let Some(default) = next.or(running) else {
+        inv.running()?;
+        unreachable!("running() is an error here");
+    };
+    if ctx.dry_run {
+        let written = be_core::menu::render(&ctx.session, &inv, &default, &[])?;
+        return Ok(Outcome::new(json!({
+            "dry_run": true,
+            "default": default,
+            "entries": written.entries,
+            "menu": written.text,
+        }))
+        .text(written.text));
+    }
+    let plan = Plan {
+        steps: vec![Step::WriteMenu {
+            default: default.clone(),
+            without: Vec::new(),
+        }],
+        notes: Vec::new(),
+    };
+    let done = match ctx.carry_out(work, &plan)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    let entries = done
+        .menu
+        .as_ref()
+        .map(|m| m.entries.clone())
+        .unwrap_or_default();
+    Ok(
+        Outcome::new(json!({ "default": default, "entries": entries }))
+            .text(format!(
+                "{} entries; {default} boots by default\n",
+                entries.len()
+            ))
+            .notes(done.notes.clone())
+            .notes(menu_notes(&done)),
+    )
+}

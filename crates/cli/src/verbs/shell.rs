@@ -1,0 +1,31 @@
+//! `be shell`
+
+use anyhow::Result;
+use be_core::name::EnvName;
+
+use super::exec::enter;
+use crate::context::Context;
+use crate::reporter::Outcome;
+
+/// Open a shell in an environment: a chroot in a mount and PID namespace of its own.
+///
+/// Nothing of it is left when the shell ends. Afterwards: be check ENV.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which one.
+    env: EnvName,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if !ctx.dry_run {
+        ctx.reporter
+            .note(&format!("you are in {}; leave it with exit", args.env));
+    }
+    // The login shell of root in the environment, not of the caller: it must exist there.
+    let command = [
+        "/bin/sh",
+        "-c",
+        "exec \"$(command -v bash || echo /bin/sh)\" -l",
+    ];
+    enter(&args.env, command.map(str::to_owned).to_vec(), ctx)
+}

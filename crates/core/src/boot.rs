@@ -1,0 +1,389 @@
+//! Whether an environment boots, and with what: read from the environment itself.
+
+use std::path::{Path, PathBuf};
+
+use be_btrfs::Root;
+use be_grub::cmdline::{RootSpec, environment_args, split_args};
+use be_grub::default_grub::parse_default_grub;
+use be_grub::kernel::{BootFiles, image_version, pair};
+
+use crate::config::Config;
+use crate::fstab::Fstab;
+use crate::observe::MAX_TEXT;
+
+/// A kernel of an environment with all that it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// What `uname -r` will say.
+    pub version: String,
+    /// The image, from the environment's root.
+    pub linux: PathBuf,
+    /// Microcode and initramfs, from the environment's root.
+    pub initrd: Vec<PathBuf>,
+    /// All kernel arguments.
+    pub arguments: Vec<String>,
+}
+
+/// What the examination of an environment came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Examination {
+    /// The kernels that boot, newest first.
+    pub kernels: Vec<Kernel>,
+    /// Why it would not boot, a sentence each; empty if it would.
+    pub problems: Vec<String>,
+    /// What is odd, and does not keep it from booting.
+    pub warnings: Vec<String>,
+    /// What was proven, a sentence each.
+    pub proven: Vec<String>,
+}
+
+/// Facts about the filesystem that the environment's own files do not tell.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// UUID of the filesystem.
+    pub fs_uuid: String,
+    /// UUID of its only partition, if it is on one.
+    pub partuuid: Option<String>,
+    /// The environment's root subvolume, as a value for `subvol=`.
+    pub subvol: String,
+    /// Its number.
+    pub subvolid: u64,
+    /// The root subvolume is what is mounted without `subvol=`.
+    pub is_default: bool,
+}
+
+/// Examine an environment through its root.
+pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
+    let mut found = Examination::default();
+    let user = match user_arguments(root, config) {
+        Ok((user, warning)) => {
+            found.warnings.extend(warning);
+            user
+        }
+        Err(problem) => {
+            found.problems.push(problem);
+            Vec::new()
+        }
+    };
+    let mut rejected = Vec::new();
+    for files in boot_files(root) {
+        match prove(root, ground, &user, &files) {
+            Ok(kernel) => found.kernels.push(kernel),
+            Err(why) => rejected.push(why),
+        }
+    }
+    match found.kernels.first() {
+        Some(kernel) => found.proven.push(format!(
+            "kernel {} with its modules{}",
+            kernel.version,
+            if kernel.initrd.is_empty() {
+                ""
+            } else {
+                " and initramfs"
+            }
+        )),
+        None if rejected.is_empty() => found.problems.push("there is no kernel in /boot".into()),
+        None => found.problems.append(&mut rejected),
+    }
+    found.warnings.append(&mut rejected);
+    match init_program(root, &user) {
+        Ok(path) => found.proven.push(format!("init at {path}")),
+        Err(problem) => found.problems.push(problem),
+    }
+    match fstab_agrees(root, ground) {
+        Ok(fact) => found.proven.push(fact),
+        Err(problem) => found.problems.push(problem),
+    }
+    found
+}
+
+/// The kernels in /boot. Links are left out: GRUB follows them from the top level of the
+/// filesystem, where they lead elsewhere.
+fn boot_files(root: &Root) -> Vec<BootFiles> {
+    let names: Vec<String> = root
+        .list("boot")
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(_, kind)| kind.is_file())
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    pair(&names)
+}
+
+/// The version of the newest kernel by its file name, not proven to boot.
+pub fn newest_version(root: &Root) -> Option<String> {
+    boot_files(root)
+        .into_iter()
+        .next()
+        .map(|files| files.version)
+}
+
+fn prove(
+    root: &Root,
+    ground: &Ground,
+    user: &[String],
+    files: &BootFiles,
+) -> Result<Kernel, String> {
+    let linux = Path::new("boot").join(&files.linux);
+    let header = head(root, &linux).map_err(|e| format!("/{}: {e}", linux.display()))?;
+    if header.is_empty() {
+        return Err(format!("/{} is empty", linux.display()));
+    }
+    let version = image_version(&header).unwrap_or_else(|| files.version.clone());
+    let modules = Path::new("lib/modules").join(&version);
+    if !root.is_file(modules.join("modules.dep")).unwrap_or(false) {
+        return Err(format!(
+            "kernel {version} has no modules in /{}",
+            modules.display()
+        ));
+    }
+    let initrd: Vec<PathBuf> = files
+        .initrds()
+        .iter()
+        .map(|f| Path::new("boot").join(f))
+        .collect();
+    for file in &initrd {
+        if root.metadata(file).map_or(0, |m| m.size) == 0 {
+            return Err(format!("/{} is empty", file.display()));
+        }
+    }
+    let spec = match &files.initrd {
+        Some(_) => RootSpec::Uuid(ground.fs_uuid.clone()),
+        None => RootSpec::PartUuid(without_initramfs(root, ground, &version, &modules)?),
+    };
+    let arguments = environment_args(user, &spec, &ground.subvol).map_err(|e| e.to_string())?;
+    Ok(Kernel {
+        version,
+        linux,
+        initrd,
+        arguments,
+    })
+}
+
+/// A kernel boots without an initramfs if btrfs is built in and its partition has a name
+/// that the kernel itself understands.
+fn without_initramfs(
+    root: &Root,
+    ground: &Ground,
+    version: &str,
+    modules: &Path,
+) -> Result<String, String> {
+    let builtin = root
+        .read_to_string(modules.join("modules.builtin"), MAX_TEXT)
+        .unwrap_or_default();
+    if !builtin.lines().any(|l| l.ends_with("/btrfs.ko")) {
+        return Err(format!(
+            "kernel {version} has no initramfs in /boot, and btrfs is not built into it"
+        ));
+    }
+    ground.partuuid.clone().ok_or_else(|| {
+        format!("kernel {version} has no initramfs in /boot, and the filesystem no PARTUUID")
+    })
+}
+
+fn head(root: &Root, path: &Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    root.file(path)?.take(64 << 10).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The user's own kernel arguments, from be.toml or else from /etc/default/grub.
+fn user_arguments(root: &Root, config: &Config) -> Result<(Vec<String>, Option<String>), String> {
+    const FILE: &str = "etc/default/grub";
+    if let Some(line) = &config.menu.kernel_arguments {
+        return Ok((split_args(line), None));
+    }
+    let text = match root.read_to_string(FILE, MAX_TEXT) {
+        Ok(text) => text,
+        Err(e) if e.is_not_found() => {
+            let warning = format!("/{FILE} is missing: no kernel arguments but root=");
+            return Ok((Vec::new(), Some(warning)));
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let way_out = "or set menu.kernel_arguments in /etc/be/be.toml";
+    let grub =
+        parse_default_grub(&text).map_err(|e| format!("/{FILE}: {e}; mend it, {way_out}"))?;
+    let arguments = grub
+        .arguments()
+        .map_err(|e| format!("/{FILE}: {e}; mend it, {way_out}"))?;
+    Ok((arguments, None))
+}
+
+fn init_program(root: &Root, arguments: &[String]) -> Result<String, String> {
+    let wanted = arguments.iter().rev().find_map(|a| a.strip_prefix("init="));
+    // The order of the kernel itself, init/main.c.
+    let candidates = match wanted {
+        Some(path) => vec![path],
+        None => vec!["/sbin/init", "/etc/init", "/bin/init"],
+    };
+    let runs = |path: &&str| {
+        root.metadata(path.trim_start_matches('/'))
+            .is_ok_and(|m| m.kind.is_file() && m.mode & 0o111 != 0 && m.size > 0)
+    };
+    match candidates.iter().copied().find(runs) {
+        Some(path) => Ok(path.to_owned()),
+        None => Err(format!("there is no init at {}", candidates.join(", "))),
+    }
+}
+
+fn fstab_agrees(root: &Root, ground: &Ground) -> Result<String, String> {
+    let text = root
+        .read_to_string("etc/fstab", MAX_TEXT)
+        .unwrap_or_default();
+    let tab = Fstab::parse(&text);
+    let Some(entry) = tab.at(Path::new("/")) else {
+        return Ok("fstab leaves the root to the kernel's arguments".into());
+    };
+    let subvol = ground.subvol.trim_matches('/');
+    match (entry.subvol(), entry.subvolid()) {
+        (Some(theirs), _) if theirs != subvol => Err(format!(
+            "/etc/fstab mounts the root from subvol=/{theirs}, and it is /{subvol}"
+        )),
+        (_, Some(id)) if id != ground.subvolid.to_string() => Err(format!(
+            "/etc/fstab mounts the root from subvolid={id}, and it is {}",
+            ground.subvolid
+        )),
+        (None, None) if !ground.is_default => Err(format!(
+            "/etc/fstab mounts the default subvolume as root, and it is /{subvol}"
+        )),
+        _ => Ok("fstab agrees with the root subvolume".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn ground() -> Ground {
+        Ground {
+            fs_uuid: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            partuuid: None,
+            subvol: "/@be/x/root".into(),
+            subvolid: 300,
+            is_default: false,
+        }
+    }
+
+    /// A root that boots; `change` then breaks it.
+    fn root(change: impl FnOnce(&Path)) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path();
+        for d in ["boot", "lib/modules/6.1.0", "sbin", "etc/default"] {
+            fs::create_dir_all(p.join(d)).unwrap();
+        }
+        fs::write(p.join("boot/vmlinuz-6.1.0"), "kernel").unwrap();
+        fs::write(p.join("boot/initramfs-6.1.0.img"), "initramfs").unwrap();
+        fs::write(p.join("lib/modules/6.1.0/modules.dep"), "").unwrap();
+        fs::write(p.join("sbin/init"), "#!/bin/sh\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(p.join("sbin/init"), mode).unwrap();
+        fs::write(
+            p.join("etc/fstab"),
+            "UUID=x / btrfs subvol=/@be/x/root 0 0\n",
+        )
+        .unwrap();
+        fs::write(
+            p.join("etc/default/grub"),
+            "GRUB_CMDLINE_LINUX=\"console=ttyS0\"\nGRUB_CMDLINE_LINUX_DEFAULT=quiet\n",
+        )
+        .unwrap();
+        change(p);
+        let root = Root::open(p).unwrap();
+        (dir, root)
+    }
+
+    fn problems(change: impl FnOnce(&Path)) -> Vec<String> {
+        let (_dir, root) = root(change);
+        examine(&root, &ground(), &Config::default()).problems
+    }
+
+    #[test]
+    fn a_good_one() {
+        let (_dir, root) = root(|_| ());
+        let found = examine(&root, &ground(), &Config::default());
+        assert_eq!(found.problems, Vec::<String>::new());
+        assert_eq!(found.kernels.len(), 1);
+        assert_eq!(
+            found.kernels[0].arguments.join(" "),
+            "root=UUID=01234567-89ab-cdef-0123-456789abcdef ro \
+             rootflags=subvol=/@be/x/root console=ttyS0 quiet"
+        );
+    }
+
+    #[test]
+    fn each_missing_part_is_named() {
+        let remove = |file: &'static str| move |p: &Path| fs::remove_file(p.join(file)).unwrap();
+        for (problem, word) in [
+            (problems(remove("boot/vmlinuz-6.1.0")), "no kernel"),
+            (problems(remove("boot/initramfs-6.1.0.img")), "no initramfs"),
+            (
+                problems(remove("lib/modules/6.1.0/modules.dep")),
+                "no modules",
+            ),
+            (problems(remove("sbin/init")), "no init"),
+            (
+                problems(|p| fs::write(p.join("boot/initramfs-6.1.0.img"), "").unwrap()),
+                "is empty",
+            ),
+            (
+                problems(|p| fs::write(p.join("etc/fstab"), "UUID=x / btrfs subvol=@\n").unwrap()),
+                "/etc/fstab",
+            ),
+            (
+                problems(|p| {
+                    fs::write(p.join("etc/fstab"), "UUID=x / btrfs subvolid=7\n").unwrap()
+                }),
+                "subvolid=7",
+            ),
+            (
+                problems(|p| fs::write(p.join("etc/fstab"), "UUID=x / btrfs\n").unwrap()),
+                "default subvolume",
+            ),
+            (
+                problems(|p| {
+                    fs::write(p.join("etc/default/grub"), "GRUB_CMDLINE_LINUX=$(id)\n").unwrap()
+                }),
+                "be.toml",
+            ),
+        ] {
+            assert_eq!(problem.len(), 1, "{word}: {problem:?}");
+            assert!(problem[0].contains(word), "{word}: {problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_newest_kernel_does_not_hide_a_good_one() {
+        let (_dir, root) = root(|p| fs::write(p.join("boot/vmlinuz-6.9.0"), "k").unwrap());
+        let found = examine(&root, &ground(), &Config::default());
+        assert_eq!(found.kernels[0].version, "6.1.0");
+        assert!(found.problems.is_empty());
+        assert!(found.warnings[0].contains("6.9.0"), "{:?}", found.warnings);
+    }
+
+    #[test]
+    fn built_in_btrfs_needs_no_initramfs_but_a_partuuid() {
+        let (_dir, root) = root(|p| {
+            fs::remove_file(p.join("boot/initramfs-6.1.0.img")).unwrap();
+            fs::write(
+                p.join("lib/modules/6.1.0/modules.builtin"),
+                "kernel/fs/btrfs/btrfs.ko\n",
+            )
+            .unwrap();
+        });
+        let mut ground = ground();
+        assert!(
+            !examine(&root, &ground, &Config::default())
+                .problems
+                .is_empty()
+        );
+        ground.partuuid = Some("abcd-01".into());
+        let found = examine(&root, &ground, &Config::default());
+        assert!(
+            found.kernels[0].arguments[0].contains("PARTUUID=abcd-01"),
+            "{found:?}"
+        );
+    }
+}

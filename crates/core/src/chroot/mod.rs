@@ -1,0 +1,141 @@
+//! Running programs inside an environment, in a mount and PID namespace of their own.
+//!
+//! Four processes, each needed:
+//!
+//! ```text
+//! be                 asks for it and waits
+//!  └ be __supervise  makes the namespaces; dies with be
+//!     └ be __init    PID 1 of the new PID namespace, outside the chroot; dies with
+//!                    __supervise, and the kernel then ends all below it
+//!        └ be __enter -> the program, in the chroot
+//! ```
+//!
+//! PID 1 must stay outside: Gentoo's installkernel and systemd compare `/proc/1/root`
+//! with `/` to learn that they are in a chroot. `be` starts itself again for each role
+//! because the standard library can then do all of it without unsafe code.
+
+mod init;
+mod mounts;
+mod wait;
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+pub use init::{enter, init, supervise};
+pub use wait::{Interrupted, wait};
+
+/// What is mounted over the environment while a program runs in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    /// A subvolume, by its path from the top level.
+    pub subvolume: PathBuf,
+    /// Where it goes in the environment.
+    pub target: PathBuf,
+}
+
+/// A program to be run in an environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// A device of the filesystem.
+    pub device: PathBuf,
+    /// The root subvolume, by its path from the top level.
+    pub root: PathBuf,
+    /// The environment's other subvolumes.
+    pub binds: Vec<Bind>,
+    /// Text for the resolver, where the environment's own resolv.conf is a link into /run.
+    pub resolv_conf: Option<String>,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole process environment.
+    pub env: Vec<(String, String)>,
+    /// Set by `start`: the process that everything dies with.
+    #[serde(default)]
+    parent: u32,
+}
+
+impl Job {
+    /// A job that runs `argv` with a clean process environment.
+    pub fn new(device: &Path, root: &Path, argv: Vec<String>) -> Self {
+        Self {
+            device: device.to_owned(),
+            root: root.to_owned(),
+            binds: Vec::new(),
+            resolv_conf: None,
+            argv,
+            env: base_environment(),
+            parent: 0,
+        }
+    }
+
+    /// Start it. Output goes to `out` (both streams), or to the terminal without one.
+    ///
+    /// # Errors
+    /// When the supervisor cannot be started. All later failures are its exit status.
+    pub fn start(&self, out: Option<std::fs::File>) -> Result<Child> {
+        let mut command = again("__supervise", &self.for_child()?)?;
+        if let Some(out) = out {
+            let err = out.try_clone().context("cannot duplicate the log")?;
+            command.stdin(Stdio::null()).stdout(out).stderr(err);
+        }
+        command
+            .spawn()
+            .context("cannot start the supervisor of the chroot")
+    }
+
+    fn for_child(&self) -> Result<OsString> {
+        let mut job = self.clone();
+        job.parent = std::process::id();
+        Ok(serde_json::to_string(&job)?.into())
+    }
+}
+
+/// The hidden verbs by which `be` starts itself, each with one JSON argument.
+pub const HIDDEN_VERBS: [&str; 3] = ["__supervise", "__init", "__enter"];
+
+fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(verb).arg(argument);
+    Ok(command)
+}
+
+/// What every program in a chroot gets; Portage replaces HOME and PATH by itself.
+fn base_environment() -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = [
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("SYSTEMD_OFFLINE", "1"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .to_vec();
+    for key in [
+        "TERM",
+        "LANG",
+        "LC_ALL",
+        "COLORTERM",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    ] {
+        if let Ok(value) = std::env::var(key) {
+            env.push((key.to_owned(), value));
+        }
+    }
+    env
+}
+
+/// The code a shell would give for this status: 128 + signal for a killed program.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}

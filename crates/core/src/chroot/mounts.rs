@@ -1,0 +1,175 @@
+//! The mounts of the chroot: built on a tmpfs of our own, which then becomes the root of
+//! the namespace, so that no filesystem of the host stays pinned for the hours of a build.
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::{Root, TopLevel};
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
+};
+
+use super::Job;
+
+/// Where the tmpfs is attached until it becomes the root. It exists on every system, and
+/// nothing that is needed before the pivot lies below it.
+const STAGE: &str = "/run";
+
+/// The finished mounts, not yet the root of the namespace.
+pub(super) struct Stage;
+
+impl Stage {
+    /// The environment's root, as long as the host's root is ours.
+    pub(super) fn environment(&self) -> PathBuf {
+        Path::new(STAGE).join("env")
+    }
+
+    /// Make the stage the root and let go of everything that came from the host.
+    pub(super) fn pivot(&self) -> Result<()> {
+        rustix::process::chdir(STAGE).context("cannot enter the stage")?;
+        rustix::process::pivot_root(".", ".").context("cannot pivot to the stage")?;
+        // Lazily, because this process still runs a file of the old root.
+        unmount(".", UnmountFlags::DETACH).context("cannot let go of the host's mounts")?;
+        rustix::process::chdir("/").context("cannot enter the new root")
+    }
+}
+
+/// Build all mounts of `job`.
+pub(super) fn build(job: &Job) -> Result<Stage> {
+    // Opened before the tmpfs covers /run, where a device node may be linked to.
+    let top = TopLevel::open_device(&job.device)?;
+    let root = top.clone_mount(&job.root)?;
+    tmpfs(Path::new(STAGE), Some(16 << 20))?;
+    let stage = Stage;
+    let env = stage.environment();
+    fs::create_dir(&env).context("cannot make the mount point of the environment")?;
+    attach_at(&root, CWD, &env)?;
+    let env = Root::open(&env)?;
+
+    mount("proc", target(&env, "proc")?.path(), "proc", nosuid(), None)
+        .context("cannot mount /proc")?;
+    let sys = nosuid() | MountFlags::RDONLY;
+    mount("sysfs", target(&env, "sys")?.path(), "sysfs", sys, None).context("cannot mount /sys")?;
+    let dev = open_tree(
+        CWD,
+        "/dev",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE,
+    )
+    .context("cannot clone /dev")?;
+    attach(&dev, &target(&env, "dev")?)?;
+    for bind in &job.binds {
+        let tree = top.clone_mount(&bind.subvolume)?;
+        let place = target(&env, bind.target.strip_prefix("/").unwrap_or(&bind.target))?;
+        attach(&tree, &place)?;
+    }
+    tmpfs(&target(&env, "run")?.path(), None)?;
+    // The tmpfs covers what `target` opened: look again.
+    let run = target(&env, "run")?;
+    fs::create_dir(run.path().join("lock")).context("cannot make /run/lock")?;
+    resolver(&env, job.resolv_conf.as_deref())?;
+    Ok(stage)
+}
+
+fn nosuid() -> MountFlags {
+    MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC
+}
+
+/// A tmpfs of at most `size` bytes; without one, of the kernel's default.
+fn tmpfs(place: &Path, size: Option<usize>) -> Result<()> {
+    let mut options = libmount::Tmpfs::new(place).mode(0o755);
+    if let Some(bytes) = size {
+        options = options.size_bytes(bytes);
+    }
+    options
+        .mount()
+        .map_err(|e| anyhow::anyhow!("cannot mount a tmpfs: {e}"))
+}
+
+/// A directory of the environment that something is to be mounted on.
+struct Target(OwnedFd);
+
+impl Target {
+    /// A path for calls that take only paths; it leads to the very directory held open.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// Open a mount point, never through a symlink: an environment with `/proc -> /tmp` would
+/// otherwise make us mount somewhere else. A missing directory is made.
+fn target(env: &Root, path: impl AsRef<Path>) -> Result<Target> {
+    let path = path.as_ref();
+    let fd = match env.mount_point(path) {
+        Err(e) if e.is_not_found() => {
+            env.mkdir_all(path, 0o755)?;
+            env.mount_point(path)
+        }
+        other => other,
+    };
+    fd.map(Target).with_context(|| {
+        format!(
+            "cannot use /{} of the environment as a mount point",
+            path.display()
+        )
+    })
+}
+
+fn attach(tree: &OwnedFd, place: &Target) -> Result<()> {
+    move_mount(
+        tree,
+        "",
+        &place.0,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .context("cannot attach a mount in the environment")
+}
+
+fn attach_at(tree: &OwnedFd, dir: BorrowedFd<'_>, place: &Path) -> Result<()> {
+    move_mount(
+        tree,
+        "",
+        dir,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .with_context(|| format!("cannot mount at {}", place.display()))
+}
+
+/// systemd-resolved and others make /etc/resolv.conf a link into /run, which is empty
+/// here: put the host's text where the link points to.
+fn resolver(env: &Root, text: Option<&str>) -> Result<()> {
+    let Some(text) = text else { return Ok(()) };
+    let Ok(link) = env.readlink("etc/resolv.conf") else {
+        return Ok(());
+    };
+    let place = normalise(&Path::new("etc").join(link));
+    if !place.starts_with("run") {
+        return Ok(());
+    }
+    if let Some(parent) = place.parent() {
+        env.mkdir_all(parent, 0o755)?;
+    }
+    env.write_atomic(&place, text.as_bytes(), 0o644)
+        .context("cannot write the resolver's file")
+}
+
+/// `etc/../run/x` and `/run/x` -> `run/x`, by text alone: the directories are just made.
+fn normalise(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::Normal(name) => out.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}

@@ -1,0 +1,256 @@
+//! /etc/fstab: read without loss, changed only where a clone needs it (format: fstab(5)).
+
+use std::path::{Path, PathBuf};
+
+/// One line of fstab that describes a filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// First field, unescaped: a device, `UUID=…`, `LABEL=…`, `PARTUUID=…`.
+    pub source: String,
+    /// Second field, unescaped. `none` and `swap` stay as they are.
+    pub target: PathBuf,
+    /// Third field.
+    pub fstype: String,
+    /// Fourth field, split at commas.
+    pub options: Vec<String>,
+}
+
+impl Entry {
+    /// The value of `subvol=`, without leading or trailing slashes (`/@` and `@` are one).
+    pub fn subvol(&self) -> Option<&str> {
+        self.option("subvol").map(|s| s.trim_matches('/'))
+    }
+
+    /// The value of `subvolid=`.
+    pub fn subvolid(&self) -> Option<&str> {
+        self.option("subvolid")
+    }
+
+    fn option(&self, key: &str) -> Option<&str> {
+        self.options
+            .iter()
+            .rev()
+            .find_map(|o| o.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    text: String,
+    entry: Option<Entry>,
+}
+
+/// A whole fstab; comments, blank lines and unknown lines are kept as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fstab {
+    lines: Vec<Line>,
+}
+
+impl Fstab {
+    /// Read a text. Lines with fewer than three fields are kept and not interpreted,
+    /// as mount(8) does.
+    pub fn parse(text: &str) -> Self {
+        let lines = text
+            .split_inclusive('\n')
+            .map(|line| Line {
+                text: line.to_owned(),
+                entry: parse_line(line),
+            })
+            .collect();
+        Self { lines }
+    }
+
+    /// The entries in order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.lines.iter().filter_map(|l| l.entry.as_ref())
+    }
+
+    /// The entry mounted at `target`; the last one counts, as for mount(8) at boot.
+    pub fn at(&self, target: &Path) -> Option<&Entry> {
+        self.entries().filter(|e| e.target == target).last()
+    }
+
+    /// The same table for a clone whose root subvolume is `subvol` (a path from the top
+    /// level, with its leading slash): in every line for `/`, `subvol=` is set and
+    /// `subvolid=` is dropped. All other bytes stay.
+    pub fn with_root_subvol(&self, subvol: &str) -> Self {
+        let lines = self
+            .lines
+            .iter()
+            .map(|line| match &line.entry {
+                Some(e) if e.target == Path::new("/") && e.fstype == "btrfs" => {
+                    let text = replace_options(&line.text, &root_options(&e.options, subvol));
+                    let entry = parse_line(&text);
+                    Line { text, entry }
+                }
+                _ => line.clone(),
+            })
+            .collect();
+        Self { lines }
+    }
+
+    /// The text, byte for byte where nothing was changed.
+    pub fn to_text(&self) -> String {
+        self.lines.iter().map(|l| l.text.as_str()).collect()
+    }
+}
+
+fn parse_line(line: &str) -> Option<Entry> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let mut fields = line.split([' ', '\t']).filter(|f| !f.is_empty());
+    let (source, target, fstype) = (fields.next()?, fields.next()?, fields.next()?);
+    let options = fields.next().unwrap_or("defaults");
+    Some(Entry {
+        source: unescape(source),
+        target: PathBuf::from(unescape(target)),
+        fstype: fstype.to_owned(),
+        options: options.split(',').map(unescape).collect(),
+    })
+}
+
+fn root_options(options: &[String], subvol: &str) -> String {
+    let is_subvol = |o: &str| o.starts_with("subvol=") || o.starts_with("subvolid=");
+    let mut kept: Vec<String> = options
+        .iter()
+        .filter(|o| !is_subvol(o) && !o.is_empty())
+        .cloned()
+        .collect();
+    let place = options.iter().position(|o| o.starts_with("subvol="));
+    let before = place.map_or(kept.len(), |p| {
+        options[..p].iter().filter(|o| !is_subvol(o)).count()
+    });
+    kept.insert(before.min(kept.len()), format!("subvol={subvol}"));
+    kept.iter().map(|o| escape(o)).collect::<Vec<_>>().join(",")
+}
+
+/// Put `options` in the place of the fourth field, leaving the blanks around it alone.
+fn replace_options(line: &str, options: &str) -> String {
+    let mut ranges = Vec::new();
+    let mut start = None;
+    for (i, c) in line.char_indices() {
+        let blank = c.is_ascii_whitespace();
+        match start {
+            None if !blank => start = Some(i),
+            Some(s) if blank => {
+                ranges.push(s..i);
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    if let Some(s) = start {
+        ranges.push(s..line.len());
+    }
+    match ranges.get(3) {
+        Some(r) => format!("{}{options}{}", &line[..r.start], &line[r.end..]),
+        None => {
+            let end = ranges.last().map_or(0, |r| r.end);
+            format!("{} {options}{}", &line[..end], &line[end..])
+        }
+    }
+}
+
+/// Undo the octal escapes of fstab and mountinfo (`\040` is a blank).
+pub fn unescape(field: &str) -> String {
+    let bytes = field.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let octal = bytes.get(i + 1..i + 4).filter(|d| {
+            bytes[i] == b'\\' && d[0] <= b'3' && d.iter().all(|c| (b'0'..=b'7').contains(c))
+        });
+        match octal {
+            Some(d) => {
+                out.push((d[0] - b'0') * 64 + (d[1] - b'0') * 8 + (d[2] - b'0'));
+                i += 4;
+            }
+            None => {
+                out.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn escape(field: &str) -> String {
+    field
+        .replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012")
+        .replace('#', "\\043")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GENTOO: &str = "# /etc/fstab\n\
+        UUID=aa-bb\t/         btrfs  noatime,subvolid=256,subvol=/@,compress=zstd  0 1\n\
+        UUID=aa-bb\t/home     btrfs  subvol=@home,subvolid=257  0 0\n\
+        UUID=CC-DD /efi vfat umask=0077 0 2\n\
+        tmpfs /my\\040dir tmpfs size=1G";
+
+    #[test]
+    fn only_the_root_line_changes() {
+        let after = Fstab::parse(GENTOO).with_root_subvol("/@be/new/root");
+        assert_eq!(
+            after.to_text(),
+            GENTOO.replace(
+                "noatime,subvolid=256,subvol=/@,compress=zstd",
+                "noatime,subvol=/@be/new/root,compress=zstd"
+            )
+        );
+        let root = after.at(Path::new("/")).unwrap();
+        assert_eq!(root.subvol(), Some("@be/new/root"));
+        assert_eq!(root.subvolid(), None);
+        assert_eq!(Fstab::parse(&after.to_text()), after);
+    }
+
+    #[test]
+    fn a_root_line_without_options_gets_them() {
+        for (line, want) in [
+            ("LABEL=x / btrfs", "LABEL=x / btrfs defaults,subvol=/n"),
+            ("LABEL=x / btrfs\n", "LABEL=x / btrfs defaults,subvol=/n\n"),
+            (
+                "LABEL=x / btrfs defaults 0 0\n",
+                "LABEL=x / btrfs defaults,subvol=/n 0 0\n",
+            ),
+            (
+                "/dev/a / btrfs subvolid=5 0 0",
+                "/dev/a / btrfs subvol=/n 0 0",
+            ),
+        ] {
+            assert_eq!(Fstab::parse(line).with_root_subvol("/n").to_text(), want);
+        }
+    }
+
+    #[test]
+    fn blanks_in_names_are_octal() {
+        let tab = Fstab::parse(GENTOO);
+        assert!(tab.at(Path::new("/my dir")).is_some());
+        assert_eq!(unescape("a\\040b\\134c\\9"), "a b\\c\\9");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_unchanged(text in "(?s).{0,200}") {
+            prop_assert_eq!(Fstab::parse(&text).to_text(), text);
+        }
+
+        #[test]
+        fn the_new_root_line_reads_back(options in "[a-z=,/@0-9]{0,40}", tail in "[ \t0-9]{0,5}") {
+            let text = format!("UUID=x / btrfs {options}x{tail}\n");
+            let after = Fstab::parse(&text).with_root_subvol("/@be/n/root");
+            let again = Fstab::parse(&after.to_text());
+            let root = again.at(Path::new("/")).unwrap();
+            prop_assert_eq!(root.subvol(), Some("@be/n/root"));
+            prop_assert_eq!(root.subvolid(), None);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The logs of an environment, in `NAME/log`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags};
+
+use crate::name::EnvName;
+use crate::store::{Paths, Store};
+
+/// What is read of a log for people at the most, in bytes, from its end.
+const SHOWN: u64 = 64 << 20;
+
+/// The log of upgrades, from the top level.
+pub fn path(name: &EnvName) -> PathBuf {
+    Paths::environment(name).join("log/upgrade.log")
+}
+
+/// Open the log of upgrades to append to it.
+pub(crate) fn append(store: &Store, name: &EnvName) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+    let path = path(name);
+    let fd = rustix::fs::openat(store.top.fd(), &path, flags, Mode::RUSR | Mode::WUSR)
+        .with_context(|| format!("cannot open /{}", path.display()))?;
+    Ok(fd.into())
+}
+
+/// The log of upgrades of an environment; none if nothing ran in it.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read(store: &Store, name: &EnvName) -> Result<Option<String>> {
+    let bytes = tail(store, &path(name), SHOWN)?;
+    Ok(bytes.map(|b| {
+        let text = String::from_utf8_lossy(&b);
+        be_portage::pretend::strip_ansi(&text)
+    }))
+}
+
+/// The last `most` bytes of a file; none if it is not there.
+pub(crate) fn tail(store: &Store, path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = match store.dir.file(path) {
+        Ok(file) => file,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,334 @@
+//! What `observe` found: one immutable picture of the system and of its environments.
+//! Nothing here reads a file, starts a process or knows the time.
+
+use std::path::{Path, PathBuf};
+
+use crate::fstab::Fstab;
+use crate::name::EnvName;
+use crate::record::{Record, State};
+use crate::refusal::Refusal;
+
+/// The directory of the store below the top level.
+pub const STORE: &str = "@be";
+
+/// The whole picture.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    /// Where the system is mounted; `/` unless it is managed from elsewhere.
+    pub sysroot: PathBuf,
+    /// The filesystem.
+    pub fs: Filesystem,
+    /// The system that is mounted at the system root.
+    pub system: System,
+    /// Whether the store exists.
+    pub initialised: bool,
+    /// Sorted by creation, then by name.
+    pub environments: Vec<Environment>,
+    /// Directories of the store whose record cannot be read: name and reason.
+    pub damaged: Vec<(String, String)>,
+    /// What an interrupted `be` left behind in `.work`.
+    pub leftovers: Vec<String>,
+    /// The menu.
+    pub menu: MenuState,
+}
+
+/// The btrfs filesystem that everything lies on.
+#[derive(Debug, Clone)]
+pub struct Filesystem {
+    /// Its UUID, as in `root=UUID=…`.
+    pub uuid: String,
+    /// A node of one of its devices.
+    pub device: PathBuf,
+    /// `major:minor` of its superblock, as mountinfo shows it for all its mounts.
+    pub number: String,
+    /// Mounted read-only, or forced so after an error.
+    pub read_only: bool,
+    /// Bytes that can still be written: data or metadata, whichever ends first.
+    pub free: u64,
+    /// Id of the default subvolume; 5 is the top level.
+    pub default_subvolume: u64,
+    /// Quotas are on, which makes deleting environments very slow.
+    pub quotas: bool,
+}
+
+/// A mount below the system root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Below the system root, with a leading slash.
+    pub target: PathBuf,
+    /// Type of filesystem.
+    pub fstype: String,
+    /// What is mounted: a device, mostly.
+    pub source: String,
+    /// The subvolume (path from the top level) if it is of the same filesystem.
+    pub subvolume: Option<PathBuf>,
+}
+
+/// The system at the system root.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Its root subvolume.
+    pub root: Subvolume,
+    /// The subvolumes that lie in the root, as paths in it; the store is left out.
+    pub nested: Vec<PathBuf>,
+    /// What is mounted in it now.
+    pub mounts: Vec<Mount>,
+    /// Its /etc/fstab.
+    pub fstab: Fstab,
+    /// Directory of GRUB's files in the root (`boot/grub`), if it is there.
+    pub grub_home: Option<String>,
+    /// Active swapfiles inside the root subvolume.
+    pub swapfiles: Vec<PathBuf>,
+    /// `emerge` is there.
+    pub portage: bool,
+}
+
+/// A subvolume, as btrfs knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subvolume {
+    /// Its number; 5 is the top level.
+    pub id: u64,
+    /// Its UUID; nil for a top level made by an old mkfs.btrfs.
+    pub uuid: String,
+    /// From the top level, without a leading slash; empty for the top level itself.
+    pub path: PathBuf,
+    /// The transaction that last wrote it.
+    pub generation: u64,
+}
+
+impl Subvolume {
+    /// The value for `subvol=`: with a leading slash, as the kernel shows it.
+    pub fn option(&self) -> String {
+        format!("/{}", self.path.display())
+    }
+
+    /// Whether it is the top level (subvolume 5).
+    pub fn is_top_level(&self) -> bool {
+        self.id == 5
+    }
+}
+
+/// One environment.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// What its record says.
+    pub record: Record,
+    /// Its root subvolume; none if it is gone or another one stands in its place.
+    pub root: Option<Subvolume>,
+    /// Booted now (or mounted at the system root).
+    pub running: bool,
+    /// Boots by default.
+    pub next: bool,
+    /// A `be` works in it at this moment.
+    pub busy: bool,
+    /// Where its root is mounted in this mount namespace.
+    pub mounted: Vec<PathBuf>,
+    /// Subvolumes inside its root that its record does not name.
+    pub nested: Vec<PathBuf>,
+}
+
+impl Environment {
+    /// Its name.
+    pub fn name(&self) -> &EnvName {
+        &self.record.name
+    }
+
+    /// The state as a person should see it: an upgrade that nobody works on any more
+    /// has failed, whatever its record says.
+    pub fn state(&self) -> State {
+        match self.record.state {
+            State::Building if !self.busy => State::Failed,
+            state => state,
+        }
+    }
+
+    /// Whether it may be in the menu and may be activated.
+    pub fn usable(&self) -> bool {
+        matches!(self.state(), State::Ready | State::Trial | State::Confirmed)
+    }
+
+    /// `N`, `R` and `T` concatenated, or `-`.
+    pub fn active(&self) -> String {
+        let flags: String = [(self.running, 'N'), (self.next, 'R')]
+            .iter()
+            .filter_map(|(on, flag)| on.then_some(*flag))
+            .collect();
+        if flags.is_empty() {
+            "-".to_owned()
+        } else {
+            flags
+        }
+    }
+}
+
+/// The menu file and the way to it.
+#[derive(Debug, Clone, Default)]
+pub struct MenuState {
+    /// The environment that the menu file boots by default.
+    pub default: Option<String>,
+    /// The environments that have an entry.
+    pub entries: Vec<String>,
+    /// Why the menu file cannot be read, if it is there.
+    pub damage: Option<String>,
+    /// The grub.cfg that GRUB reads.
+    pub config: Option<GrubConfig>,
+    /// That grub.cfg reads our menu.
+    pub hooked: bool,
+}
+
+/// Where a grub.cfg is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrubConfig {
+    /// Where to open it.
+    pub place: Place,
+    /// What to call it in messages.
+    pub shown: String,
+}
+
+/// A path, and what it is relative to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The top level of the filesystem.
+    TopLevel(PathBuf),
+    /// The system root, across its mounts.
+    SystemRoot(PathBuf),
+}
+
+impl Inventory {
+    /// The environment of this name.
+    ///
+    /// # Errors
+    /// [`Refusal::Unknown`], with a name that is near; [`Refusal::Damaged`].
+    pub fn get(&self, name: &EnvName) -> Result<&Environment, Refusal> {
+        if let Some(env) = self.environments.iter().find(|e| e.name() == name) {
+            return Ok(env);
+        }
+        self.initialised()?;
+        if let Some((name, why)) = self.damaged.iter().find(|(n, _)| n == name.as_str()) {
+            return Err(Refusal::Damaged {
+                name: name.clone(),
+                why: why.clone(),
+            });
+        }
+        Err(Refusal::Unknown {
+            name: name.clone(),
+            near: self.near(name),
+        })
+    }
+
+    /// The environment that is running.
+    ///
+    /// # Errors
+    /// [`Refusal::NotInitialised`] and [`Refusal::NotAdopted`].
+    pub fn running(&self) -> Result<&Environment, Refusal> {
+        self.initialised()?;
+        self.environments
+            .iter()
+            .find(|e| e.running)
+            .ok_or_else(|| Refusal::NotAdopted {
+                subvolume: self.system.root.option(),
+            })
+    }
+
+    /// # Errors
+    /// [`Refusal::NotInitialised`] if there is no store.
+    pub fn initialised(&self) -> Result<(), Refusal> {
+        if self.initialised {
+            Ok(())
+        } else {
+            Err(Refusal::NotInitialised)
+        }
+    }
+
+    /// The rules for everything that writes to the store.
+    ///
+    /// # Errors
+    /// [`Refusal::ReadOnly`], [`Refusal::NotInitialised`].
+    pub fn writable(&self) -> Result<(), Refusal> {
+        if self.fs.read_only {
+            return Err(Refusal::ReadOnly);
+        }
+        self.initialised()
+    }
+
+    /// The rule for everything that makes or removes environments: what cannot be read
+    /// cannot be kept safe.
+    ///
+    /// # Errors
+    /// [`Refusal::Damaged`].
+    pub fn undamaged(&self) -> Result<(), Refusal> {
+        match self.damaged.first() {
+            Some((name, why)) => Err(Refusal::Damaged {
+                name: name.clone(),
+                why: why.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// All names that are taken, readable or not.
+    pub fn names(&self) -> Vec<&str> {
+        let damaged = self.damaged.iter().map(|(n, _)| n.as_str());
+        self.environments
+            .iter()
+            .map(|e| e.name().as_str())
+            .chain(damaged)
+            .collect()
+    }
+
+    /// # Errors
+    /// [`Refusal::Exists`] if the name is taken.
+    pub fn free_name(&self, name: &EnvName) -> Result<(), Refusal> {
+        if self.names().contains(&name.as_str()) {
+            return Err(Refusal::Exists { name: name.clone() });
+        }
+        Ok(())
+    }
+
+    fn near(&self, name: &EnvName) -> Option<EnvName> {
+        self.environments
+            .iter()
+            .map(|e| (distance(e.name().as_str(), name.as_str()), e.name()))
+            .min()
+            .filter(|(d, _)| *d <= 2)
+            .map(|(_, n)| n.clone())
+    }
+}
+
+impl System {
+    /// The mount at exactly this path.
+    pub fn mount_at(&self, target: impl AsRef<Path>) -> Option<&Mount> {
+        self.mounts
+            .iter()
+            .rev()
+            .find(|m| m.target == target.as_ref())
+    }
+}
+
+/// Levenshtein's distance, for "did you mean".
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut left_above = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let change = left_above + usize::from(ca != *cb);
+            left_above = row[j + 1];
+            row[j + 1] = change.min(left_above + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("default", "defualt"), 2);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("x", "x"), 0);
+    }
+}

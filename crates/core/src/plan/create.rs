@@ -1,0 +1,202 @@
+//! `be create`: a clone of an environment.
+
+use chrono::{DateTime, FixedOffset};
+
+use super::{CloneSpec, Plan, Step};
+use crate::layout;
+use crate::model::Inventory;
+use crate::name::EnvName;
+use crate::record::{Record, State, Upgrade};
+use crate::refusal::Refusal;
+
+/// Free bytes without which nothing is begun: a clone itself needs next to nothing, but
+/// btrfs refuses small writes long before a snapshot.
+pub const MIN_FREE: u64 = 16 << 20;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Name of the new environment; a date without one.
+    pub name: Option<EnvName>,
+    /// The environment to be cloned; the running one without one.
+    pub origin: Option<EnvName>,
+    /// What its owner says of it.
+    pub description: String,
+    /// The time.
+    pub now: DateTime<FixedOffset>,
+    /// An upgrade will run in it.
+    pub upgrade: Option<Upgrade>,
+    /// Bytes that have to be free.
+    pub min_free: u64,
+}
+
+/// Plan a clone. The new environment gets its entry in the menu, the default stays.
+///
+/// # Errors
+/// Every rule that forbids it.
+pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refusal> {
+    inv.writable()?;
+    inv.undamaged()?;
+    let origin = match &request.origin {
+        Some(name) => inv.get(name)?,
+        None => inv.running()?,
+    };
+    let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+        name: origin.name().clone(),
+    })?;
+    if !origin.usable() && !origin.running {
+        return Err(Refusal::NotReady {
+            name: origin.name().clone(),
+            state: origin.state().as_str(),
+        });
+    }
+    if origin.running {
+        layout::supported(&inv.system)?;
+        if let Some(path) = inv.system.swapfiles.first() {
+            return Err(Refusal::Swapfile { path: path.clone() });
+        }
+    }
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => date_name(inv, request.now),
+    };
+    inv.free_name(&name)?;
+    if inv.fs.free < request.min_free {
+        return Err(Refusal::NoSpace {
+            free: inv.fs.free,
+            needed: request.min_free,
+        });
+    }
+
+    let state = match request.upgrade {
+        Some(_) => State::Building,
+        None => State::Ready,
+    };
+    let mut record = Record::new(name.clone(), request.now, state);
+    record.origin = Some(origin.name().clone());
+    record.description.clone_from(&request.description);
+    record.upgrade.clone_from(&request.upgrade);
+
+    let mut plan = Plan::default();
+    for path in &origin.nested {
+        plan.notes.push(format!(
+            "/{} is a subvolume of its own and is not in {name}; an empty directory stands there",
+            path.display()
+        ));
+    }
+    if inv.fs.quotas {
+        plan.notes.push(
+            "quotas are on, which makes removing environments very slow: btrfs quota disable /"
+                .into(),
+        );
+    }
+    plan.steps.push(Step::Clone(Box::new(CloneSpec {
+        record,
+        from: root.path.clone(),
+        from_uuid: root.uuid.clone(),
+        nested: origin.nested.clone(),
+        holds_store: root.is_top_level(),
+    })));
+    if state == State::Ready {
+        plan.steps.push(Step::WriteMenu {
+            default: default(inv, origin.name()),
+            without: Vec::new(),
+        });
+    }
+    Ok((name, plan))
+}
+
+/// What the menu boots now; before there is a menu, the running environment.
+pub(super) fn default(inv: &Inventory, fallback: &EnvName) -> EnvName {
+    let next = inv.environments.iter().find(|e| e.next);
+    let running = inv.environments.iter().find(|e| e.running);
+    next.or(running)
+        .map_or_else(|| fallback.clone(), |e| e.name().clone())
+}
+
+fn date_name(inv: &Inventory, now: DateTime<FixedOffset>) -> EnvName {
+    let stem = now.format("%Y-%m-%d").to_string();
+    // A date is always a valid name, and so is a date with a number.
+    EnvName::free(&stem, &inv.names()).expect("a date is a valid name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{env, inventory, name, now};
+    use super::*;
+
+    fn request(text: Option<&str>) -> Create {
+        Create {
+            name: text.map(name),
+            origin: None,
+            description: "why".into(),
+            now: now(),
+            upgrade: None,
+            min_free: MIN_FREE,
+        }
+    }
+
+    #[test]
+    fn clones_the_running_environment_and_keeps_the_default() {
+        let inv = inventory(vec![env("default", 256).running().next()]);
+        let (name, plan) = create(&inv, &request(None)).unwrap();
+        assert_eq!(name.as_str(), "2026-11-20");
+        let [Step::Clone(spec), Step::WriteMenu { default, .. }] = &plan.steps[..] else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(default.as_str(), "default");
+        assert_eq!(spec.record.origin.as_ref().unwrap().as_str(), "default");
+        assert_eq!(spec.record.state, State::Ready);
+        assert!(!spec.holds_store);
+    }
+
+    #[test]
+    fn an_upgrade_has_no_entry_before_it_is_done() {
+        let inv = inventory(vec![env("default", 256).running().next()]);
+        let mut request = request(Some("new"));
+        request.upgrade = Some(Upgrade::start(now(), &[]));
+        let (_, plan) = create(&inv, &request).unwrap();
+        assert_eq!(plan.steps.len(), 1);
+    }
+
+    #[test]
+    fn refusals() {
+        let good = inventory(vec![env("default", 256).running().next()]);
+        let refused = |inv: &Inventory, text| create(inv, &request(Some(text))).unwrap_err();
+
+        assert!(matches!(refused(&good, "default"), Refusal::Exists { .. }));
+        let mut inv = good.clone();
+        inv.fs.free = 1 << 20;
+        assert!(matches!(refused(&inv, "new"), Refusal::NoSpace { .. }));
+        let mut inv = good.clone();
+        inv.fs.read_only = true;
+        assert_eq!(refused(&inv, "new"), Refusal::ReadOnly);
+        let mut inv = good.clone();
+        inv.system.swapfiles = vec!["/swap".into()];
+        assert!(matches!(refused(&inv, "new"), Refusal::Swapfile { .. }));
+        let mut inv = good.clone();
+        inv.damaged = vec![("x".into(), "y".into())];
+        assert!(matches!(refused(&inv, "new"), Refusal::Damaged { .. }));
+        assert!(matches!(refused(&inv, "x"), Refusal::Damaged { .. }));
+        let inv = inventory(vec![env("other", 300)]);
+        assert!(matches!(refused(&inv, "new"), Refusal::NotAdopted { .. }));
+        let mut inv = inventory(Vec::new());
+        inv.initialised = false;
+        assert_eq!(refused(&inv, "new"), Refusal::NotInitialised);
+        let mut from = request(Some("new"));
+        from.origin = Some(name("defautl"));
+        let refusal = create(&good, &from).unwrap_err();
+        assert!(refusal.hint().contains("default"), "{refusal:?}");
+    }
+
+    #[test]
+    fn a_failed_environment_is_no_origin() {
+        let inv = inventory(vec![
+            env("default", 256).running().next(),
+            env("broken", 300).state(State::Failed),
+        ]);
+        let mut from = request(Some("new"));
+        from.origin = Some(name("broken"));
+        assert!(matches!(create(&inv, &from), Err(Refusal::NotReady { .. })));
+    }
+}

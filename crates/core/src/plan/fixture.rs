@@ -1,0 +1,107 @@
+//! Inventories for the tests of plans.
+
+use chrono::{DateTime, FixedOffset};
+
+use crate::fstab::Fstab;
+use crate::model::{
+    Environment, Filesystem, GrubConfig, Inventory, MenuState, Place, Subvolume, System,
+};
+use crate::name::EnvName;
+use crate::record::{Member, Policy, Record, State};
+
+pub(crate) fn now() -> DateTime<FixedOffset> {
+    DateTime::parse_from_rfc3339("2026-11-20T01:02:03+01:00").unwrap()
+}
+
+pub(crate) fn name(text: &str) -> EnvName {
+    EnvName::parse(text).unwrap()
+}
+
+pub(crate) struct Builder(Environment);
+
+pub(crate) fn env(text: &str, id: u64) -> Builder {
+    let uuid = format!("uuid-{id}");
+    let mut record = Record::new(name(text), now(), State::Confirmed);
+    record
+        .subvolumes
+        .push(Member::new("/", Policy::Cloned, uuid.clone()));
+    Builder(Environment {
+        record,
+        root: Some(Subvolume {
+            id,
+            uuid,
+            path: format!("@be/{text}/root").into(),
+            generation: 10,
+        }),
+        running: false,
+        next: false,
+        busy: false,
+        mounted: Vec::new(),
+        nested: Vec::new(),
+    })
+}
+
+impl Builder {
+    pub(crate) fn running(mut self) -> Self {
+        self.0.running = true;
+        self
+    }
+    pub(crate) fn next(mut self) -> Self {
+        self.0.next = true;
+        self
+    }
+    pub(crate) fn state(mut self, state: State) -> Self {
+        self.0.record.state = state;
+        self
+    }
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Environment)) -> Self {
+        change(&mut self.0);
+        self
+    }
+}
+
+pub(crate) fn inventory(environments: Vec<Builder>) -> Inventory {
+    let environments: Vec<_> = environments.into_iter().map(|b| b.0).collect();
+    let root = environments
+        .iter()
+        .find(|e| e.running)
+        .and_then(|e| e.root.clone());
+    Inventory {
+        sysroot: "/".into(),
+        fs: Filesystem {
+            uuid: "f".into(),
+            device: "/dev/x".into(),
+            number: "0:30".into(),
+            read_only: false,
+            free: 10 << 30,
+            default_subvolume: 5,
+            quotas: false,
+        },
+        system: System {
+            root: root.unwrap_or(Subvolume {
+                id: 5,
+                uuid: "top".into(),
+                path: "".into(),
+                generation: 9,
+            }),
+            nested: Vec::new(),
+            mounts: Vec::new(),
+            fstab: Fstab::default(),
+            grub_home: Some("boot/grub".into()),
+            swapfiles: Vec::new(),
+            portage: true,
+        },
+        initialised: true,
+        environments,
+        damaged: Vec::new(),
+        leftovers: Vec::new(),
+        menu: MenuState {
+            config: Some(GrubConfig {
+                place: Place::TopLevel("@/boot/grub/grub.cfg".into()),
+                shown: "/boot/grub/grub.cfg".into(),
+            }),
+            hooked: true,
+            ..MenuState::default()
+        },
+    }
+}

@@ -1,0 +1,17 @@
+//! Decisions: from an [`Inventory`](crate::model::Inventory) and a request to a refusal or
+//! to an ordered list of steps. Pure: no file, no process, no clock.
+
+mod activate;
+mod create;
+mod destroy;
+mod init;
+mod step;
+
+pub use activate::{Activate, activate, rollback_target};
+pub use create::{Create, MIN_FREE, create};
+pub use destroy::{Destroy, Use, destroy};
+pub use init::{Init, init};
+pub use step::{CloneSpec, Member, Plan, Removal, Step};
+
+#[cfg(test)]
+pub(crate) mod fixture;

@@ -1,0 +1,125 @@
+//! What a plan consists of.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::model::GrubConfig;
+use crate::name::EnvName;
+use crate::record::Record;
+
+/// An ordered list of steps, with what a person should know of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be executed in this order; the one that switches is the last.
+    pub steps: Vec<Step>,
+    /// A sentence each.
+    pub notes: Vec<String>,
+}
+
+/// One step. Each can be repeated after it was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make the directory of the store.
+    MakeStore,
+    /// Put our script into the system's /etc/grub.d.
+    InstallScript,
+    /// Make GRUB's configuration read our menu.
+    HookConfig {
+        /// The file.
+        config: GrubConfig,
+    },
+    /// Write the record of a system that is already there.
+    Adopt(Box<Record>),
+    /// Clone an environment and publish it by one rename.
+    Clone(Box<CloneSpec>),
+    /// Replace the record of an environment.
+    Update(Box<Record>),
+    /// Write the menu; this is what switches.
+    WriteMenu {
+        /// The environment that boots by default.
+        default: EnvName,
+        /// One that gets no entry, because it is about to go.
+        without: Vec<EnvName>,
+    },
+    /// Take an environment out of the store and delete its subvolumes.
+    Remove(Removal),
+}
+
+/// How to clone an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloneSpec {
+    /// The record of the new environment; the UUIDs are filled in when they are known.
+    pub record: Record,
+    /// The subvolume to be cloned, by its path from the top level.
+    pub from: PathBuf,
+    /// UUID of that subvolume.
+    pub from_uuid: String,
+    /// Subvolumes in it, which a clone shows as unusable empty directories.
+    pub nested: Vec<PathBuf>,
+    /// The clone has a copy of the store in it, to be taken out.
+    pub holds_store: bool,
+}
+
+/// A subvolume that is to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Path below the directory of the environment.
+    pub path: PathBuf,
+    /// The UUID that it must have.
+    pub uuid: String,
+}
+
+/// How to remove an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Which one.
+    pub name: EnvName,
+    /// Mount points to be unmounted first.
+    pub unmount: Vec<PathBuf>,
+    /// All subvolumes that `be` made for it.
+    pub subvolumes: Vec<Member>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::MakeStore => write!(f, "make the store /@be on the top level"),
+            Step::InstallScript => write!(f, "install /etc/grub.d/{}", be_grub::hook::SCRIPT_NAME),
+            Step::HookConfig { config } => {
+                write!(f, "add the menu of be to {}", config.shown)
+            }
+            Step::Adopt(record) => write!(f, "adopt the running system as {}", record.name),
+            Step::Clone(spec) => {
+                write!(
+                    f,
+                    "clone /{} as environment {}",
+                    spec.from.display(),
+                    spec.record.name
+                )?;
+                if !spec.nested.is_empty() {
+                    write!(f, ", without the {} subvolumes in it", spec.nested.len())?;
+                }
+                Ok(())
+            }
+            Step::Update(record) => write!(f, "write the record of {}", record.name),
+            Step::WriteMenu { default, without } => {
+                write!(f, "write the menu; {default} boots by default")?;
+                for name in without {
+                    write!(f, ", {name} has no entry any more")?;
+                }
+                Ok(())
+            }
+            Step::Remove(removal) => {
+                for dir in &removal.unmount {
+                    write!(f, "unmount {}, ", dir.display())?;
+                }
+                write!(
+                    f,
+                    "delete {} with {} subvolumes",
+                    removal.name,
+                    removal.subvolumes.len()
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The record of an environment, `NAME/be.json`: only what btrfs itself cannot say.
+
+use chrono::{DateTime, FixedOffset};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::name::EnvName;
+
+/// The version written by this `be`. A record of a later version is read all the same:
+/// fields are only ever added, and unknown ones are kept when it is written again.
+pub const SCHEMA: u32 = 1;
+
+/// Where an environment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// An upgrade works in it, or was cut off.
+    Building,
+    /// Its upgrade failed; kept to be looked at, continued or destroyed.
+    Failed,
+    /// Complete, and not booted yet.
+    Ready,
+    /// In its first boots.
+    Trial,
+    /// Known to work.
+    Confirmed,
+    /// Its trial failed.
+    Bad,
+}
+
+impl State {
+    /// The word used in the record, in JSON and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Building => "building",
+            State::Failed => "failed",
+            State::Ready => "ready",
+            State::Trial => "trial",
+            State::Confirmed => "confirmed",
+            State::Bad => "bad",
+        }
+    }
+}
+
+/// What happens to a subvolume when an environment is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Goes into every environment when it is created.
+    Cloned,
+    /// Re-cloned from the running system when switching.
+    Late,
+    /// One for all environments.
+    Shared,
+}
+
+/// One subvolume that belongs to an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it is mounted in the environment.
+    pub mount: String,
+    /// How it came into the environment.
+    pub policy: Policy,
+    /// The subvolume's UUID: the only proof that this is the one meant. Nil only for a
+    /// top level made by a mkfs.btrfs older than 4.16.
+    pub uuid: String,
+    /// The read-only snapshot that it was cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Member {
+    /// A member with no base.
+    pub fn new(mount: &str, policy: Policy, uuid: String) -> Self {
+        Self {
+            mount: mount.to_owned(),
+            policy,
+            uuid,
+            base: None,
+            extra: Map::new(),
+        }
+    }
+}
+
+/// The common ancestor of an environment and its origin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// UUID of the read-only snapshot.
+    pub uuid: String,
+    /// UUID of the subvolume it was taken of.
+    pub of: String,
+    /// The transaction of the snapshot: what is newer in the origin was written since.
+    pub generation: u64,
+}
+
+/// How far an upgrade came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The environment exists, nothing ran in it.
+    Clone,
+    /// Repositories are being synchronised.
+    Sync,
+    /// What would be merged is being computed.
+    Preview,
+    /// Packages are being built and merged.
+    Merge,
+    /// The result is being checked.
+    Check,
+    /// Everything ended well.
+    Done,
+}
+
+impl Phase {
+    /// The word used in the record and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Clone => "clone",
+            Phase::Sync => "sync",
+            Phase::Preview => "preview",
+            Phase::Merge => "merge",
+            Phase::Check => "check",
+            Phase::Done => "done",
+        }
+    }
+}
+
+/// The upgrade that ran in an environment, for `be log`, `be status` and `--continue`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The phase that is running, or that was the last.
+    pub phase: Phase,
+    /// When it was started.
+    pub started: DateTime<FixedOffset>,
+    /// When it ended, well or not; none while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<DateTime<FixedOffset>>,
+    /// Options for emerge that the person gave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// Packages (`category/name-version`) that failed and have to be merged again, even
+    /// if Portage says that they are installed: a failed pkg_postinst leaves them so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    /// Why it failed, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Upgrade {
+    /// An upgrade that starts now.
+    pub fn start(now: DateTime<FixedOffset>, options: &[String]) -> Self {
+        Self {
+            phase: Phase::Clone,
+            started: now,
+            ended: None,
+            options: options.to_vec(),
+            failed: Vec::new(),
+            error: None,
+            extra: Map::new(),
+        }
+    }
+}
+
+/// One environment, as `be.json` holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of the format.
+    pub schema: u32,
+    /// The name; also the name of the directory that the record is in.
+    pub name: EnvName,
+    /// When it was created or adopted.
+    pub created: DateTime<FixedOffset>,
+    /// The environment that it was cloned from; none for an adopted system.
+    pub origin: Option<EnvName>,
+    /// What its owner says of it.
+    #[serde(default)]
+    pub description: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// Never pruned.
+    #[serde(default)]
+    pub pinned: bool,
+    /// It was there before `be`: its subvolume was neither made nor may be deleted by it.
+    #[serde(default)]
+    pub adopted: bool,
+    /// The directory of GRUB's own files lies in this environment, at this path in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grub_home: Option<String>,
+    /// Its subvolumes; the first one is the root.
+    pub subvolumes: Vec<Member>,
+    /// The upgrade that ran in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Record {
+    /// A new record with no subvolume yet.
+    pub fn new(name: EnvName, created: DateTime<FixedOffset>, state: State) -> Self {
+        Self {
+            schema: SCHEMA,
+            name,
+            created,
+            origin: None,
+            description: String::new(),
+            state,
+            pinned: false,
+            adopted: false,
+            grub_home: None,
+            subvolumes: Vec::new(),
+            upgrade: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// The root subvolume; [`Record::parse`] accepts no record without one.
+    pub fn root(&self) -> Option<&Member> {
+        self.subvolumes.first().filter(|m| m.mount == "/")
+    }
+
+    /// Read the text of a record found in the directory `dir`.
+    ///
+    /// # Errors
+    /// Says in one line what is wrong: not JSON, a field of a wrong type, no root
+    /// subvolume, or a name that is not the directory's.
+    pub fn parse(text: &str, dir: &str) -> Result<Self, String> {
+        let record: Record = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if record.name.as_str() != dir {
+            return Err(format!("it is the record of {:?}", record.name.as_str()));
+        }
+        if record.root().is_none() {
+            return Err("its first subvolume is not the root".to_owned());
+        }
+        Ok(record)
+    }
+
+    /// The text to be written.
+    pub fn to_text(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXTURE: &str = include_str!("../tests/fixtures/be-1.json");
+    const LATER: &str = include_str!("../tests/fixtures/be-later.json");
+
+    #[test]
+    fn version_1_is_frozen() {
+        let record = Record::parse(FIXTURE, "2026-11-20").unwrap();
+        assert_eq!(record.to_text().unwrap(), FIXTURE);
+        assert_eq!(record.state, State::Failed);
+        assert_eq!(record.upgrade.unwrap().phase, Phase::Merge);
+    }
+
+    #[test]
+    fn fields_of_a_later_version_are_kept() {
+        let record = Record::parse(LATER, "new").unwrap();
+        assert_eq!(record.to_text().unwrap(), LATER);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let cut = &FIXTURE[..FIXTURE.len() / 2];
+        assert!(
+            Record::parse(cut, "2026-11-20")
+                .unwrap_err()
+                .contains("line")
+        );
+        assert!(
+            Record::parse(FIXTURE, "other")
+                .unwrap_err()
+                .contains("2026-11-20")
+        );
+        let rootless = FIXTURE.replace("\"mount\": \"/\"", "\"mount\": \"/usr\"");
+        assert!(Record::parse(&rootless, "2026-11-20").is_err());
+    }
+}

@@ -1,0 +1,309 @@
+//! What `be` refuses to do: a closed list of facts, each with its message and its way out.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::name::EnvName;
+
+/// The exit codes that scripts may rely on.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Something failed.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// A rule forbids it; nothing was touched.
+    pub const REFUSED: u8 = 3;
+    /// Another `be` is at work.
+    pub const BUSY: u8 = 4;
+    /// The filesystem is full.
+    pub const NO_SPACE: u8 = 5;
+    /// The upgrade failed; the environment is kept.
+    pub const UPGRADE_FAILED: u8 = 6;
+    /// Conflicts need a person.
+    pub const CONFLICTS: u8 = 7;
+    /// The environment would not boot.
+    pub const NOT_BOOTABLE: u8 = 8;
+    /// There was nothing to do.
+    pub const NOTHING: u8 = 77;
+}
+
+/// A reason to do nothing. Whoever returns one has changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the message of each variant is its documentation
+pub enum Refusal {
+    NotRoot,
+    NotBtrfs {
+        path: PathBuf,
+    },
+    NotASystem {
+        path: PathBuf,
+        why: String,
+    },
+    NotInitialised,
+    NotAdopted {
+        subvolume: String,
+    },
+    Unsupported {
+        what: String,
+        why: String,
+    },
+    NoGrub,
+    NotHooked {
+        config: String,
+    },
+    Unknown {
+        name: EnvName,
+        near: Option<EnvName>,
+    },
+    Exists {
+        name: EnvName,
+    },
+    Damaged {
+        name: String,
+        why: String,
+    },
+    RootMissing {
+        name: EnvName,
+    },
+    ReadOnly,
+    Swapfile {
+        path: PathBuf,
+    },
+    Busy {
+        what: String,
+    },
+    NoSpace {
+        free: u64,
+        needed: u64,
+    },
+    Running {
+        name: EnvName,
+    },
+    Next {
+        name: EnvName,
+    },
+    GrubHome {
+        name: EnvName,
+        path: String,
+    },
+    NotMade {
+        name: EnvName,
+    },
+    DefaultSubvolume {
+        name: EnvName,
+    },
+    InUse {
+        name: EnvName,
+        by: String,
+    },
+    Nested {
+        name: EnvName,
+        paths: Vec<PathBuf>,
+    },
+    NotReady {
+        name: EnvName,
+        state: &'static str,
+    },
+    NothingToContinue {
+        name: EnvName,
+        state: &'static str,
+    },
+    NotBootable {
+        name: EnvName,
+        problems: Vec<String>,
+    },
+    NoOnce,
+    NoTrial,
+    NoWayBack,
+    NotMounted {
+        what: String,
+    },
+    MountTarget {
+        dir: PathBuf,
+        why: String,
+    },
+    MountBusy {
+        dir: PathBuf,
+    },
+    NotConfirmed {
+        name: EnvName,
+    },
+    NoPortage,
+    BadConfig {
+        why: String,
+    },
+    BadEmergeOption {
+        why: String,
+    },
+}
+
+impl Refusal {
+    /// The exit code that stands for it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Refusal::Busy { .. } => exit::BUSY,
+            Refusal::NoSpace { .. } => exit::NO_SPACE,
+            Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
+            Refusal::BadEmergeOption { .. } => exit::USAGE,
+            _ => exit::REFUSED,
+        }
+    }
+
+    /// What to do next, in one line.
+    pub fn hint(&self) -> String {
+        use Refusal::*;
+        match self {
+            NotRoot => "run it as root, for example with sudo".into(),
+            NotBtrfs { .. } | NotASystem { .. } => {
+                "name the mounted root of a system on btrfs: be --sysroot DIR".into()
+            }
+            NotInitialised | NotAdopted { .. } => "be init".into(),
+            Unsupported { .. } => "see LAYOUTS in be(8)".into(),
+            NoGrub => "install GRUB and write its configuration first: \
+                       grub-install, then grub-mkconfig -o /boot/grub/grub.cfg"
+                .into(),
+            NotHooked { .. } => "be init".into(),
+            Unknown {
+                near: Some(near), ..
+            } => format!("did you mean {near}? see: be list"),
+            Unknown { near: None, .. } => "be list".into(),
+            Exists { .. } => "choose another name, or: be list".into(),
+            Damaged { name, .. } => {
+                format!("restore @be/{name}/be.json from a backup, or move @be/{name} away")
+            }
+            RootMissing { name } => format!("be check {name}"),
+            ReadOnly => {
+                "mount it writable: mount -o remount,rw / (and look at dmesg for the cause)".into()
+            }
+            Swapfile { path } => format!(
+                "swapoff {0}, and move the file to a subvolume of its own",
+                path.display()
+            ),
+            Busy { .. } => "try again when it has ended; be status shows it".into(),
+            NoSpace { .. } => "make room, for example: be list, be destroy NAME".into(),
+            Running { .. } => "reboot into another environment first: be activate NAME".into(),
+            Next { .. } => "activate another environment first: be activate NAME".into(),
+            GrubHome { .. } => {
+                "run grub-install from another environment first, then be init".into()
+            }
+            NotMade { name } => format!(
+                "be did not make it; if you are sure: btrfs subvolume delete, then rm -r @be/{name}"
+            ),
+            DefaultSubvolume { .. } => "btrfs subvolume set-default 5 /".into(),
+            InUse { name, .. } => format!("be umount {name}, or end what uses it"),
+            Nested { .. } => "move them out, or delete them: btrfs subvolume delete PATH".into(),
+            NotReady { name, .. } => format!("be upgrade --continue {name}, or be destroy {name}"),
+            NothingToContinue { .. } => "be status".into(),
+            NotBootable { name, .. } => format!("be shell {name}, mend it, then: be check {name}"),
+            NoOnce => "be activate NAME, and be rollback once it has booted".into(),
+            NoTrial => "be upgrade --no-activate, then be activate NAME".into(),
+            NoWayBack => "be list, then be activate NAME".into(),
+            NotMounted { .. } => "be list shows what is mounted where".into(),
+            MountTarget { .. } => "choose an empty directory, or none to get one".into(),
+            MountBusy { .. } => "end what uses it: fuser -vm DIR shows it".into(),
+            NotConfirmed { .. } => "answer y, or give -y".into(),
+            BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
+            BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
+            NoPortage => "be create, then upgrade in it by hand: be shell NAME".into(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            NotRoot => write!(f, "only root may look at or change environments"),
+            NotBtrfs { path } => write!(f, "{} is not on btrfs", path.display()),
+            NotASystem { path, why } => {
+                write!(f, "{} is not the root of a system: {why}", path.display())
+            }
+            NotInitialised => write!(f, "be does not manage this system yet"),
+            NotAdopted { subvolume } => {
+                write!(f, "the running root ({subvolume}) is not an environment")
+            }
+            Unsupported { what, why } => write!(f, "{what} is not supported yet: {why}"),
+            NoGrub => write!(
+                f,
+                "no GRUB configuration found in /boot/grub or /boot/grub2"
+            ),
+            NotHooked { config } => write!(f, "{config} does not read the menu of be"),
+            Unknown { name, .. } => write!(f, "there is no environment {name}"),
+            Exists { name } => write!(f, "the environment {name} exists already"),
+            Damaged { name, why } => write!(f, "the record of {name} cannot be read: {why}"),
+            RootMissing { name } => write!(f, "the root subvolume of {name} is gone"),
+            ReadOnly => write!(f, "the filesystem is mounted read-only"),
+            Swapfile { path } => write!(
+                f,
+                "the swapfile {} is active inside the root subvolume, which cannot be cloned then",
+                path.display()
+            ),
+            Busy { what } => write!(f, "{what}"),
+            NoSpace { free, needed } => write!(
+                f,
+                "not enough space: {} MiB free, {} MiB needed",
+                free >> 20,
+                needed >> 20
+            ),
+            Running { name } => write!(f, "{name} is the running environment"),
+            Next { name } => write!(f, "{name} is the environment that boots next"),
+            GrubHome { name, path } => {
+                write!(f, "GRUB's own files lie in {name}, at /{path}")
+            }
+            NotMade { name } => write!(f, "{name} was there before be and is never deleted by it"),
+            DefaultSubvolume { name } => {
+                write!(f, "{name} is the default subvolume of the filesystem")
+            }
+            InUse { name, by } => write!(f, "{name} is in use: {by}"),
+            Nested { name, paths } => {
+                let list: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+                write!(
+                    f,
+                    "{name} holds subvolumes that be did not make: {}",
+                    list.join(", ")
+                )
+            }
+            NotReady { name, state } => write!(f, "{name} is {state}"),
+            NothingToContinue { name, state } => {
+                write!(f, "{name} is {state}; it has no upgrade to continue")
+            }
+            NotBootable { name, problems } => {
+                write!(f, "{name} would not boot: {}", problems.join("; "))
+            }
+            NoOnce => write!(
+                f,
+                "a boot for one time only is not possible here: GRUB cannot write to btrfs, \
+                 so it could not clear the choice"
+            ),
+            NoTrial => write!(
+                f,
+                "trial boots are not possible here: GRUB cannot write to btrfs, \
+                 so it could not count them"
+            ),
+            NoWayBack => write!(f, "there is no other confirmed environment to go back to"),
+            NotMounted { what } => write!(f, "{what} is not mounted by be"),
+            MountTarget { dir, why } => write!(f, "cannot mount at {}: {why}", dir.display()),
+            MountBusy { dir } => write!(f, "{} is in use", dir.display()),
+            BadEmergeOption { why } => write!(f, "{why}"),
+            BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
+            NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
+            NoPortage => write!(f, "there is no Portage in the running system"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// There was nothing to do; exit code 77.
+#[derive(Debug)]
+pub struct NothingToDo(pub String);
+
+impl fmt::Display for NothingToDo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NothingToDo {}

@@ -1,0 +1,128 @@
+//! One run of `be`: the system it manages, held open.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::Root;
+
+use crate::boot::{self, Examination, Ground};
+use crate::chroot::{Bind, Job};
+use crate::config::{self, Config};
+use crate::layout;
+use crate::model::{Environment, Inventory};
+use crate::observe::{self, MAX_TEXT};
+use crate::plan::Use;
+use crate::refusal::Refusal;
+use crate::store::Store;
+
+/// The system and its store.
+#[derive(Debug)]
+pub struct Session {
+    /// Where the system is mounted, absolute and without links.
+    pub sysroot: PathBuf,
+    /// The system as a root for paths, across its mounts.
+    pub root: Root,
+    /// Its store.
+    pub store: Store,
+    /// Its be.toml.
+    pub config: Config,
+}
+
+impl Session {
+    /// Open the system mounted at `sysroot`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRoot`], [`Refusal::NotBtrfs`], [`Refusal::NotASystem`],
+    /// [`Refusal::BadConfig`].
+    pub fn open(sysroot: &Path) -> Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Refusal::NotRoot.into());
+        }
+        let sysroot = sysroot.canonicalize().map_err(|e| Refusal::NotASystem {
+            path: sysroot.to_owned(),
+            why: e.to_string(),
+        })?;
+        let root = Root::open(&sysroot).map_err(|e| Refusal::NotASystem {
+            path: sysroot.clone(),
+            why: e.to_string(),
+        })?;
+        if !be_btrfs::is_btrfs(&root)? {
+            return Err(Refusal::NotBtrfs { path: sysroot }.into());
+        }
+        let config = read_config(&root)?;
+        let store = Store::open(&sysroot)?;
+        Ok(Self {
+            sysroot,
+            root,
+            store,
+            config,
+        })
+    }
+
+    /// Read the system and its environments.
+    pub fn observe(&self) -> Result<Inventory> {
+        observe::observe(&self.store, &self.sysroot)
+    }
+
+    /// Every mount of the filesystem in any mount namespace.
+    pub fn uses(&self, inv: &Inventory) -> Result<Vec<Use>> {
+        observe::uses(&inv.fs.number)
+    }
+
+    /// Find out whether an environment would boot.
+    ///
+    /// # Errors
+    /// [`Refusal::RootMissing`].
+    pub fn examine(&self, inv: &Inventory, env: &Environment) -> Result<Examination> {
+        let subvolume = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+            name: env.name().clone(),
+        })?;
+        let root = self.store.root_of(&subvolume.path)?;
+        let ground = Ground {
+            fs_uuid: inv.fs.uuid.clone(),
+            partuuid: partuuid(&inv.fs.device),
+            subvol: subvolume.option(),
+            subvolid: subvolume.id,
+            is_default: subvolume.id == inv.fs.default_subvolume,
+        };
+        Ok(boot::examine(&root, &ground, &self.config))
+    }
+
+    /// A program to be run in an environment, with what fstab shares among them.
+    ///
+    /// # Errors
+    /// [`Refusal::RootMissing`].
+    pub fn job(&self, inv: &Inventory, env: &Environment, argv: Vec<String>) -> Result<Job> {
+        let subvolume = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+            name: env.name().clone(),
+        })?;
+        let mut job = Job::new(&inv.fs.device, &subvolume.path, argv);
+        job.binds = layout::shared(&inv.system)
+            .into_iter()
+            .map(|(subvolume, target)| Bind { subvolume, target })
+            .collect();
+        job.resolv_conf = std::fs::read_to_string("/etc/resolv.conf").ok();
+        Ok(job)
+    }
+}
+
+fn read_config(root: &Root) -> Result<Config> {
+    let text = match root.read_to_string(config::PATH, MAX_TEXT) {
+        Ok(text) => text,
+        Err(e) if e.is_not_found() => return Ok(Config::default()),
+        Err(e) => return Err(e).context("cannot read the configuration"),
+    };
+    Config::parse(&text).map_err(|why| Refusal::BadConfig { why }.into())
+}
+
+/// The PARTUUID of a device, as udev's links have it.
+fn partuuid(device: &Path) -> Option<String> {
+    let device = device.canonicalize().ok()?;
+    std::fs::read_dir("/dev/disk/by-partuuid")
+        .ok()?
+        .flatten()
+        .find(|link| link.path().canonicalize().is_ok_and(|d| d == device))?
+        .file_name()
+        .into_string()
+        .ok()
+}

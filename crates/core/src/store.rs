@@ -1,0 +1,223 @@
+//! The store on the top level: its directories, its lock, its records. DESIGN of the tree:
+//!
+//! ```text
+//! @be/NAME/be.json  root/  base/root/  log/
+//! @be/.work/new/NAME    being made      @be/.work/gone/NAME    being removed
+//! @be/.grub/menu.cfg    what GRUB reads
+//! @be/lock              flock; opened, never replaced
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::{Root, TopLevel};
+use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{Mode, OFlags};
+
+use crate::model::STORE;
+use crate::name::EnvName;
+use crate::record::Record;
+use crate::refusal::Refusal;
+
+/// The longest record that is read, in bytes.
+const MAX_RECORD: u64 = 1 << 20;
+
+/// Where things are below the top level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths;
+
+impl Paths {
+    /// Environments that are being made.
+    pub const NEW: &str = "@be/.work/new";
+    /// Environments that are being removed.
+    pub const GONE: &str = "@be/.work/gone";
+    /// The directory of the menu.
+    pub const GRUB: &str = "@be/.grub";
+    /// The menu.
+    pub const MENU: &str = "@be/.grub/menu.cfg";
+    /// The lock.
+    pub const LOCK: &str = "@be/lock";
+
+    /// The directory of an environment.
+    pub fn environment(name: &EnvName) -> PathBuf {
+        Path::new(STORE).join(name.as_str())
+    }
+}
+
+/// The store of one filesystem, held open.
+#[derive(Debug)]
+pub struct Store {
+    /// The filesystem.
+    pub top: TopLevel,
+    /// The top level as a root for paths.
+    pub dir: Root,
+}
+
+/// Whoever holds it may write to the store. Given back when dropped, or by the kernel.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] Flock<File>);
+
+/// Whoever holds it works inside one environment.
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code)] Flock<File>);
+
+/// What stands in the store: records by directory name, or why one cannot be read.
+pub type Records = Vec<(String, Result<Record, String>)>;
+
+impl Store {
+    /// Open the filesystem that `system` lies on.
+    pub fn open(system: &Path) -> Result<Self> {
+        let top = TopLevel::open(system)?;
+        let dir = top.root()?;
+        Ok(Self { top, dir })
+    }
+
+    /// Whether `be init` was here.
+    pub fn exists(&self) -> bool {
+        // What cannot even be looked at is not ours.
+        self.dir.is_dir(STORE).unwrap_or(false)
+    }
+
+    /// Make the directories. What is there stays.
+    pub fn make(&self) -> Result<()> {
+        self.make_dir(STORE, 0o700)?;
+        self.make_dir("@be/.work", 0o700)?;
+        // GRUB reads it without permissions; people may as well.
+        self.make_dir(Paths::GRUB, 0o755)
+    }
+
+    fn make_dir(&self, path: &str, mode: u32) -> Result<()> {
+        match self.dir.mkdir(path, mode) {
+            Err(e) if e.io_kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.context("cannot make the store"),
+        }
+    }
+
+    /// Take the lock of the store.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if another process has it.
+    pub fn lock(&self) -> Result<Lock> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(self.top.fd(), Paths::LOCK, flags, mode)
+            .context("cannot open the lock of the store")?;
+        let busy = || Refusal::Busy {
+            what: "another be is at work".into(),
+        };
+        Ok(Lock(flock(
+            file.into(),
+            FlockArg::LockExclusiveNonblock,
+            busy,
+        )?))
+    }
+
+    /// Claim an environment for long work in it.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if another process works in it.
+    pub fn claim(&self, name: &EnvName) -> Result<Claim> {
+        let busy = || Refusal::Busy {
+            what: format!("another be works in {name}"),
+        };
+        let file = self.open_dir(&Paths::environment(name))?;
+        Ok(Claim(flock(file, FlockArg::LockExclusiveNonblock, busy)?))
+    }
+
+    /// Claim the right to run an upgrade; there is one at a time.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if another upgrade runs.
+    pub fn claim_upgrade(&self) -> Result<Claim> {
+        let busy = || Refusal::Busy {
+            what: "another upgrade is running".into(),
+        };
+        // .work is never replaced, so that all lock the same inode.
+        let file = self.open_dir(Path::new("@be/.work"))?;
+        Ok(Claim(flock(file, FlockArg::LockExclusiveNonblock, busy)?))
+    }
+
+    /// Whether a process works in the environment.
+    pub fn is_claimed(&self, name: &EnvName) -> bool {
+        let Ok(file) = self.open_dir(&Paths::environment(name)) else {
+            return false;
+        };
+        Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<File> {
+        // A file description of its own: locks belong to descriptions.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.top.fd(), path, flags, Mode::empty())
+            .with_context(|| format!("cannot open /{}", path.display()))?;
+        Ok(fd.into())
+    }
+
+    /// All records, by name. A directory without a record is a damaged environment:
+    /// `be` makes none.
+    ///
+    /// # Errors
+    /// When the store itself cannot be read.
+    pub fn records(&self) -> Result<Records> {
+        let mut records = Vec::new();
+        for (name, kind) in self.dir.list(STORE)? {
+            let Some(name) = name.to_str() else {
+                continue;
+            };
+            if kind.is_dir() && EnvName::parse(name).is_ok() {
+                records.push((name.to_owned(), self.record(name)));
+            }
+        }
+        Ok(records)
+    }
+
+    fn record(&self, name: &str) -> Result<Record, String> {
+        let path = Path::new(STORE).join(name).join("be.json");
+        let text = self
+            .dir
+            .read_to_string(&path, MAX_RECORD)
+            .map_err(|e| e.to_string())?;
+        Record::parse(&text, name)
+    }
+
+    /// Write a record into `dir`, replacing the one that is there.
+    pub fn write_record(&self, dir: &Path, record: &Record) -> Result<()> {
+        self.dir
+            .write_atomic(dir.join("be.json"), record.to_text()?.as_bytes(), 0o600)
+            .with_context(|| format!("cannot write the record of {}", record.name))
+    }
+
+    /// The root of an environment, as a root for paths.
+    pub fn root_of(&self, subvolume: &Path) -> Result<Root> {
+        if subvolume.as_os_str().is_empty() {
+            return Ok(self.top.root()?);
+        }
+        Ok(self.dir.sub(subvolume)?)
+    }
+
+    /// Names below one of the work directories.
+    pub fn work(&self, dir: &str) -> Vec<String> {
+        let entries = self.dir.list(dir).unwrap_or_default();
+        entries
+            .iter()
+            .filter_map(|(name, _)| name.to_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// The file name of a subvolume as btrfs wants it: directory and last component.
+    pub fn parent_of<'a>(&self, path: &'a Path) -> Result<(Root, &'a OsStr)> {
+        let name = path.file_name().context("a subvolume has no name")?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        Ok((self.root_of(parent)?, name))
+    }
+}
+
+fn flock(file: File, how: FlockArg, busy: impl Fn() -> Refusal) -> Result<Flock<File>> {
+    match Flock::lock(file, how) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(busy().into()),
+        Err((_, e)) => Err(e).context("cannot lock"),
+    }
+}
