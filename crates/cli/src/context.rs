@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use anyhow::{Context as _, Result};
-use be_core::execute::{Done, execute, sweep};
+use be_core::execute::{Done, confirm_running, execute, sweep};
 use be_core::plan::Plan;
 use be_core::refusal::Refusal;
 use be_core::session::Session;
@@ -45,7 +45,8 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// Take the lock and sweep up what an interrupted `be` left; a dry run does neither.
+    /// Take the lock, sweep up what an interrupted `be` left, and confirm the environment
+    /// that this runs in; a dry run does none of it.
     pub fn begin(&self) -> Result<Work> {
         if self.session.store.top.is_read_only()? {
             return Err(Refusal::ReadOnly.into());
@@ -60,6 +61,7 @@ impl<'a> Context<'a> {
         if !self.dry_run {
             let lock = self.session.store.lock()?;
             work.notes = sweep(&self.session, &lock)?;
+            work.notes.extend(confirm_running(&self.session, &lock)?);
             work.lock = Some(lock);
         }
         Ok(work)

@@ -13,7 +13,7 @@ use crate::model::{GrubConfig, Place, STORE};
 use crate::mount;
 use crate::observe::{MAX_TEXT, read_config};
 use crate::plan::{CloneSpec, Plan, Removal, Step};
-use crate::record::{Base, Member, Policy, Record};
+use crate::record::{Base, Member, Policy, Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
@@ -235,6 +235,31 @@ fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Resul
         .with_context(|| format!("/{} is left behind", at.display()))?;
     // Also wakes the cleaner, so that the space comes back soon.
     Ok(session.store.top.sync()?)
+}
+
+/// An environment that `be` is used in has come up: mark it as known to work. Gives a
+/// sentence if it was not marked before.
+///
+/// # Errors
+/// When its record cannot be written.
+pub fn confirm_running(session: &Session, _lock: &Lock) -> Result<Option<String>> {
+    // A system that is only mounted somewhere has not come up.
+    if session.sysroot != Path::new("/") {
+        return Ok(None);
+    }
+    let inv = session.observe()?;
+    let Some(env) = inv.environments.iter().find(|e| e.running) else {
+        return Ok(None);
+    };
+    if !matches!(env.record.state, State::Ready | State::Trial) {
+        return Ok(None);
+    }
+    let mut record = env.record.clone();
+    record.state = State::Confirmed;
+    session
+        .store
+        .write_record(&Paths::environment(&record.name), &record)?;
+    Ok(Some(format!("{} is running: it is confirmed", record.name)))
 }
 
 /// Take away what an interrupted `be` left. Gives a sentence for each thing done.

@@ -116,7 +116,9 @@ pub enum Refusal {
     },
     NoOnce,
     NoTrial,
-    NoWayBack,
+    NoWayBack {
+        running: Option<EnvName>,
+    },
     NotMounted {
         what: String,
     },
@@ -199,7 +201,12 @@ impl Refusal {
             NotBootable { name, .. } => format!("be shell {name}, mend it, then: be check {name}"),
             NoOnce => "be activate NAME, and be rollback once it has booted".into(),
             NoTrial => "be upgrade --no-activate, then be activate NAME".into(),
-            NoWayBack => "be list, then be activate NAME".into(),
+            NoWayBack {
+                running: Some(name),
+            } => {
+                format!("be activate {name} makes the running environment boot next again")
+            }
+            NoWayBack { running: None } => "be list, then be activate NAME".into(),
             NotMounted { .. } => "be list shows what is mounted where".into(),
             MountTarget { .. } => "choose an empty directory, or none to get one".into(),
             MountBusy { .. } => "end what uses it: fuser -vm DIR shows it".into(),
@@ -282,7 +289,7 @@ impl fmt::Display for Refusal {
                 "trial boots are not possible here: GRUB cannot write to btrfs, \
                  so it could not count them"
             ),
-            NoWayBack => write!(f, "there is no other confirmed environment to go back to"),
+            NoWayBack { .. } => write!(f, "there is no other confirmed environment to go back to"),
             NotMounted { what } => write!(f, "{what} is not mounted by be"),
             MountTarget { dir, why } => write!(f, "cannot mount at {}: {why}", dir.display()),
             MountBusy { dir } => write!(f, "{} is in use", dir.display()),

@@ -110,8 +110,12 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     if ctx.dry_run {
         return dry_run(ctx, &request);
     }
-    // The rules first, so that a refusal is told before a lock is taken.
-    ctx.begin().map(drop)?;
+    // Confirms the running environment and gives the lock back: an upgrade takes it itself.
+    let begun = ctx.begin()?;
+    for note in &begun.notes {
+        ctx.reporter.note(note);
+    }
+    drop(begun);
     let interrupted = Interrupted::watch()?;
     let mut show = Show {
         reporter: ctx.reporter,

@@ -42,7 +42,7 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     // Opened before the tmpfs covers /run, where a device node may be linked to.
     let top = TopLevel::open_device(&job.device)?;
     let root = top.clone_mount(&job.root)?;
-    tmpfs(Path::new(STAGE), Some(16 << 20))?;
+    tmpfs(Path::new(STAGE), 0o755, Some(16 << 20))?;
     let stage = Stage;
     let env = stage.environment();
     fs::create_dir(&env).context("cannot make the mount point of the environment")?;
@@ -53,21 +53,17 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
         .context("cannot mount /proc")?;
     let sys = nosuid() | MountFlags::RDONLY;
     mount("sysfs", target(&env, "sys")?.path(), "sysfs", sys, None).context("cannot mount /sys")?;
-    let dev = open_tree(
-        CWD,
-        "/dev",
-        OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE,
-    )
-    .context("cannot clone /dev")?;
-    attach(&dev, &target(&env, "dev")?)?;
+    // One by one and not recursively: below /dev/shm anything may be mounted.
+    for dir in ["dev", "dev/pts"] {
+        attach(&host_mount(dir)?, &target(&env, dir)?)?;
+    }
+    tmpfs(&target(&env, "dev/shm")?.path(), 0o1777, None)?;
     for bind in &job.binds {
         let tree = top.clone_mount(&bind.subvolume)?;
         let place = target(&env, bind.target.strip_prefix("/").unwrap_or(&bind.target))?;
         attach(&tree, &place)?;
     }
-    tmpfs(&target(&env, "run")?.path(), None)?;
+    tmpfs(&target(&env, "run")?.path(), 0o755, None)?;
     // The tmpfs covers what `target` opened: look again.
     let run = target(&env, "run")?;
     fs::create_dir(run.path().join("lock")).context("cannot make /run/lock")?;
@@ -75,13 +71,20 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     Ok(stage)
 }
 
+/// A detached copy of the host's mount at this path, without what is mounted below it.
+fn host_mount(path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, Path::new("/").join(path), flags)
+        .with_context(|| format!("cannot clone the mount of /{path}"))
+}
+
 fn nosuid() -> MountFlags {
     MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC
 }
 
 /// A tmpfs of at most `size` bytes; without one, of the kernel's default.
-fn tmpfs(place: &Path, size: Option<usize>) -> Result<()> {
-    let mut options = libmount::Tmpfs::new(place).mode(0o755);
+fn tmpfs(place: &Path, mode: u32, size: Option<usize>) -> Result<()> {
+    let mut options = libmount::Tmpfs::new(place).mode(mode);
     if let Some(bytes) = size {
         options = options.size_bytes(bytes);
     }

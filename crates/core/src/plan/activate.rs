@@ -71,7 +71,7 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
 /// one that is not running.
 ///
 /// # Errors
-/// [`Refusal::NoWayBack`].
+/// [`Refusal::NoWayBack`], which names the running environment if another one boots next.
 pub fn rollback_target(inv: &Inventory) -> Result<EnvName, Refusal> {
     inv.initialised()?;
     inv.environments
@@ -79,7 +79,13 @@ pub fn rollback_target(inv: &Inventory) -> Result<EnvName, Refusal> {
         .rev()
         .find(|e| !e.running && e.state() == State::Confirmed && e.root.is_some())
         .map(|e| e.name().clone())
-        .ok_or(Refusal::NoWayBack)
+        .ok_or_else(|| Refusal::NoWayBack {
+            running: inv
+                .environments
+                .iter()
+                .find(|e| e.running && !e.next)
+                .map(|e| e.name().clone()),
+        })
 }
 
 #[cfg(test)]
@@ -142,6 +148,11 @@ mod tests {
         ]);
         assert_eq!(rollback_target(&inv).unwrap().as_str(), "b");
         let alone = inventory(vec![env("a", 256).running()]);
-        assert_eq!(rollback_target(&alone), Err(Refusal::NoWayBack));
+        assert_eq!(
+            rollback_target(&alone),
+            Err(Refusal::NoWayBack {
+                running: Some(name("a"))
+            })
+        );
     }
 }

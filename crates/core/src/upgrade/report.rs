@@ -53,7 +53,7 @@ impl Report {
 fn debt(debt: &Debt) -> Vec<String> {
     let mut lines = Vec::new();
     for pending in &debt.config {
-        lines.push(format!("merge the new /{}", pending.target.display()));
+        lines.push(format!("merge the new {}", pending.target.display()));
     }
     if debt.news > 0 {
         lines.push(format!(
