@@ -25,6 +25,7 @@ use crate::error::Context;
 use crate::{Error, Reason, Result};
 
 pub use read::Metadata;
+pub use write::Staged;
 
 /// A directory that the paths given to its methods cannot leave.
 ///

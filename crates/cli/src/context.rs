@@ -4,6 +4,7 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, sweep};
+use be_core::model::Inventory;
 use be_core::plan::Plan;
 use be_core::refusal::Refusal;
 use be_core::session::Session;
@@ -26,12 +27,14 @@ pub struct Context<'a> {
     pub reporter: &'a mut Reporter,
 }
 
-/// The right to write, with what was found and mended on taking it.
+/// The right to write, and what was found on taking it.
 pub struct Work {
     /// None for a dry run.
     pub lock: Option<Lock>,
     /// A sentence for each thing mended.
     pub notes: Vec<String>,
+    /// The system, read under the lock.
+    pub inv: Inventory,
 }
 
 impl<'a> Context<'a> {
@@ -54,17 +57,24 @@ impl<'a> Context<'a> {
         if !self.session.store.exists() {
             return Err(Refusal::NotInitialised.into());
         }
-        let mut work = Work {
-            lock: None,
-            notes: Vec::new(),
-        };
-        if !self.dry_run {
-            let lock = self.session.store.lock()?;
-            work.notes = sweep(&self.session, &lock)?;
-            work.notes.extend(confirm_running(&self.session, &lock)?);
-            work.lock = Some(lock);
+        if self.dry_run {
+            return Ok(Work {
+                lock: None,
+                notes: Vec::new(),
+                inv: self.session.observe()?,
+            });
         }
-        Ok(work)
+        let lock = self.session.store.lock()?;
+        let mut notes = sweep(&self.session, &lock)?;
+        let mut inv = self.session.observe()?;
+        if let Some(name) = confirm_running(&self.session, &mut inv, &lock)? {
+            notes.push(format!("{name} is running: it is confirmed"));
+        }
+        Ok(Work {
+            lock: Some(lock),
+            notes,
+            inv,
+        })
     }
 
     /// Carry out a plan, or show it in a dry run.

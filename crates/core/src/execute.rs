@@ -9,8 +9,9 @@ use be_btrfs::{Mode, Root, Uuid};
 
 use crate::fstab::Fstab;
 use crate::menu::{self, Written};
-use crate::model::{GrubConfig, Place, STORE};
+use crate::model::{GrubConfig, Inventory, Place, STORE};
 use crate::mount;
+use crate::name::EnvName;
 use crate::observe::{MAX_TEXT, read_config};
 use crate::plan::{CloneSpec, Plan, Removal, Step};
 use crate::record::{Base, Member, Policy, Record, State};
@@ -26,7 +27,7 @@ pub struct Done {
     pub notes: Vec<String>,
 }
 
-/// Carry out a plan. The lock proves that nobody else does.
+/// Carry out a plan, and bring it to the disk. The lock proves that nobody else does.
 ///
 /// # Errors
 /// The first step that fails; the steps before it stand.
@@ -38,6 +39,9 @@ pub fn execute(session: &Session, plan: &Plan, _lock: &Lock) -> Result<Done> {
     for step in &plan.steps {
         tracing::info!("{step}");
         run(session, step, &mut done).with_context(|| format!("could not {step}"))?;
+    }
+    if done.menu.is_none() {
+        session.store.top.sync()?;
     }
     Ok(done)
 }
@@ -84,7 +88,7 @@ fn adopt(session: &Session, record: &Record) -> Result<()> {
     let work = Path::new(Paths::NEW).join(record.name.as_str());
     let dir = &session.store.dir;
     dir.mkdir_all(work.join("log"), 0o700)?;
-    session.store.write_record(&work, record)?;
+    session.store.write_new_record(&work, record)?;
     Ok(dir.rename_noreplace(&work, Paths::environment(&record.name))?)
 }
 
@@ -109,17 +113,6 @@ fn make_clone(session: &Session, spec: &CloneSpec) -> Result<()> {
     if source.uuid.to_string() != spec.from_uuid {
         bail!("/{} is another subvolume by now", spec.from.display());
     }
-    // Written before the snapshots: it proves to a later be that they are ours.
-    let mut record = spec.record.clone();
-    let mut member = Member::new("/", Policy::Cloned, Uuid::default().to_string());
-    member.base = Some(Base {
-        uuid: Uuid::default().to_string(),
-        of: spec.from_uuid.clone(),
-        generation: 0,
-    });
-    record.subvolumes = vec![member];
-    store.write_record(&work, &record)?;
-
     let base_dir = dir.sub(work.join("base"))?;
     let name = OsStr::new("root");
     let base = store
@@ -135,13 +128,15 @@ fn make_clone(session: &Session, spec: &CloneSpec) -> Result<()> {
     tidy(&clone, &from, spec)?;
     rewrite_fstab(&clone, &spec.record)?;
 
-    record.subvolumes[0].uuid = root.uuid.to_string();
-    record.subvolumes[0].base = Some(Base {
+    let mut member = Member::new("/", Policy::Cloned, root.uuid.to_string());
+    member.base = Some(Base {
         uuid: base.uuid.to_string(),
         of: spec.from_uuid.clone(),
         generation: base.otransid,
     });
-    store.write_record(&work, &record)?;
+    let mut record = spec.record.clone();
+    record.subvolumes = vec![member];
+    store.write_new_record(&work, &record)?;
     dir.rename_noreplace(&work, Paths::environment(&record.name))
         .with_context(|| format!("cannot publish {}", record.name))?;
     Ok(())
@@ -195,7 +190,7 @@ fn rewrite_fstab(clone: &Root, record: &Record) -> Result<()> {
         bail!("the fstab of the clone could not be rewritten; nothing was kept");
     }
     if new != old {
-        clone.write_atomic(FSTAB, new.to_text().as_bytes(), 0o644)?;
+        clone.write_later(FSTAB, new.to_text().as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -237,29 +232,31 @@ fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Resul
     Ok(session.store.top.sync()?)
 }
 
-/// An environment that `be` is used in has come up: mark it as known to work. Gives a
-/// sentence if it was not marked before.
+/// An environment that `be` is used in has come up: mark it as known to work. Gives its
+/// name if it was not marked before.
 ///
 /// # Errors
 /// When its record cannot be written.
-pub fn confirm_running(session: &Session, _lock: &Lock) -> Result<Option<String>> {
+pub fn confirm_running(
+    session: &Session,
+    inv: &mut Inventory,
+    _lock: &Lock,
+) -> Result<Option<EnvName>> {
     // A system that is only mounted somewhere has not come up.
-    if session.sysroot != Path::new("/") {
+    if inv.sysroot != Path::new("/") {
         return Ok(None);
     }
-    let inv = session.observe()?;
-    let Some(env) = inv.environments.iter().find(|e| e.running) else {
+    let running = inv
+        .environments
+        .iter_mut()
+        .find(|e| e.running && matches!(e.record.state, State::Ready | State::Trial));
+    let Some(env) = running else {
         return Ok(None);
     };
-    if !matches!(env.record.state, State::Ready | State::Trial) {
-        return Ok(None);
-    }
-    let mut record = env.record.clone();
-    record.state = State::Confirmed;
-    session
-        .store
-        .write_record(&Paths::environment(&record.name), &record)?;
-    Ok(Some(format!("{} is running: it is confirmed", record.name)))
+    env.record.state = State::Confirmed;
+    let dir = Paths::environment(&env.record.name);
+    session.store.write_record(&dir, &env.record)?;
+    Ok(Some(env.record.name.clone()))
 }
 
 /// Take away what an interrupted `be` left. Gives a sentence for each thing done.
@@ -284,25 +281,31 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-/// An unfinished clone: its subvolumes are ours if they descend from what the record,
-/// written before them, says.
+/// An unfinished clone: its base is ours if it descends from an environment, and its root
+/// if it descends from that base. Nobody else makes snapshots at these paths.
 fn discard_new(session: &Session, name: &str) -> Result<()> {
     let work = Path::new(Paths::NEW).join(name);
     let dir = &session.store.dir;
-    let of = read_record(session, &work, name)?
-        .and_then(|r| r.root()?.base.as_ref().map(|b| b.of.clone()));
+    let mut ancestors: Vec<Uuid> = session
+        .store
+        .records()?
+        .iter()
+        .filter_map(|(_, record)| record.as_ref().ok()?.root()?.uuid.parse().ok())
+        .collect();
     let mut ours = Vec::new();
-    let mut ancestor: Option<Uuid> = of.and_then(|of| of.parse().ok());
     for path in ["base/root", "root"] {
         let at = work.join(path);
         if !dir.exists(&at)? {
             continue;
         }
         let info = be_btrfs::subvolume_info(&dir.sub(&at)?)?;
-        if ancestor.is_none() || info.parent_uuid != ancestor {
+        if !info
+            .parent_uuid
+            .is_some_and(|uuid| ancestors.contains(&uuid))
+        {
             bail!("/{} is not known to be made by be", at.display());
         }
-        ancestor = Some(info.uuid);
+        ancestors = vec![info.uuid];
         ours.push((PathBuf::from(path), info.uuid));
     }
     delete(session, &work, &ours)

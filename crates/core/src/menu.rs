@@ -98,9 +98,10 @@ fn entry(env: &Environment, kernel: &Kernel) -> Entry {
     }
 }
 
-/// Write the menu of `inv`. When it changes what boots, everything is brought to the disk
-/// first: GRUB does not replay the log tree, so that a pointer could else be newer than
-/// what it points to.
+/// Write the menu of `inv`. Everything is brought to the disk before the rename: GRUB does
+/// not replay the log tree, so that a pointer could else be newer than what it points to.
+/// When the rename changes what boots, it is on the disk on return; an entry alone is there
+/// with the next commit of the filesystem.
 ///
 /// # Errors
 /// When the menu does not pass grub-script-check, or cannot be written. The old menu
@@ -113,16 +114,16 @@ pub fn write(
 ) -> Result<Written> {
     let written = render(session, inv, default, without)?;
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
-    let switches = inv.menu.default.as_deref() != Some(default.as_str());
-    if switches {
-        session.store.top.sync()?;
-    }
-    checker.finish().context("the menu was not written")?;
-    session
+    let staged = session
         .store
         .dir
-        .write_atomic(Paths::MENU, written.text.as_bytes(), 0o644)
+        .stage(Paths::MENU, written.text.as_bytes(), 0o644)
         .context("cannot write the menu")?;
-    session.store.top.commit()?;
+    session.store.top.sync()?;
+    checker.finish().context("the menu was not written")?;
+    staged.publish().context("cannot write the menu")?;
+    if inv.menu.default.as_deref() != Some(default.as_str()) || !without.is_empty() {
+        session.store.top.commit()?;
+    }
     Ok(written)
 }

@@ -182,10 +182,18 @@ impl Store {
         Record::parse(&text, name)
     }
 
-    /// Write a record into `dir`, replacing the one that is there.
+    /// Replace the record in `dir`; it is on disk on return.
     pub fn write_record(&self, dir: &Path, record: &Record) -> Result<()> {
         self.dir
             .write_atomic(dir.join("be.json"), record.to_text()?.as_bytes(), 0o600)
+            .with_context(|| format!("cannot write the record of {}", record.name))
+    }
+
+    /// Write a record into `dir`, which is not an environment yet; it is on disk with the
+    /// next sync.
+    pub fn write_new_record(&self, dir: &Path, record: &Record) -> Result<()> {
+        self.dir
+            .write_later(dir.join("be.json"), record.to_text()?.as_bytes(), 0o600)
             .with_context(|| format!("cannot write the record of {}", record.name))
     }
 

@@ -1,10 +1,10 @@
 //! Making, replacing and renaming.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{
@@ -40,22 +40,47 @@ impl Root {
     pub fn write_atomic(&self, path: impl AsRef<Path>, content: &[u8], mode: u32) -> Result<()> {
         const OP: &str = "write";
         let path = path.as_ref();
+        let staged = self.stage(path, content, mode)?;
+        fsync(&staged.file).on(OP, path)?;
+        let dir = staged.publish()?;
+        fsync(&dir).on(OP, path)
+    }
+
+    /// As [`Root::write_atomic`], for a file that nobody relies on before the
+    /// next [`TopLevel::sync`](crate::TopLevel::sync): until then a power cut
+    /// may leave it empty.
+    pub fn write_later(&self, path: impl AsRef<Path>, content: &[u8], mode: u32) -> Result<()> {
+        self.stage(path.as_ref(), content, mode)?
+            .publish()
+            .map(drop)
+    }
+
+    /// The first half of [`Root::write_atomic`]: the new content, beside the
+    /// file that it is to replace. For a caller that syncs in between.
+    pub fn stage(&self, path: impl AsRef<Path>, content: &[u8], mode: u32) -> Result<Staged> {
+        const OP: &str = "write";
+        let path = path.as_ref();
         let real = self.follow(OP, path)?;
-        let (dir, name) = self.parent(OP, &real)?;
-        let old = open_old(&dir, &name).on(OP, path)?;
-        let temporary = Temporary::new(&dir).on(OP, path)?;
+        let (dir, target) = self.parent(OP, &real)?;
+        let old = open_old(&dir, &target).on(OP, path)?;
+        let (name, file) = temporary(&dir).on(OP, path)?;
+        let staged = Staged {
+            dir: Some(dir),
+            name,
+            file,
+            target,
+            path: path.to_owned(),
+        };
         let write = || -> io::Result<()> {
-            let mut file = File::from(temporary.fd.try_clone()?);
+            let mut file = File::from(staged.file.try_clone()?);
             file.write_all(content)?;
             match &old {
-                Some(old) => copy_attributes(old, &temporary.fd)?,
-                None => fchmod(&temporary.fd, Mode::from_raw_mode(mode))?,
+                Some(old) => copy_attributes(old, &staged.file),
+                None => Ok(fchmod(&staged.file, Mode::from_raw_mode(mode))?),
             }
-            file.sync_all()
         };
         write().on(OP, path)?;
-        temporary.rename(&name).on(OP, path)?;
-        fsync(&dir).on(OP, path)
+        Ok(staged)
     }
 
     /// Makes a directory with exactly this mode.
@@ -198,47 +223,49 @@ fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A new file under a name of its own, removed again unless it is renamed.
-struct Temporary<'a> {
-    dir: &'a OwnedFd,
+/// The new content of a file, under a name of its own; removed again unless it
+/// is published.
+#[derive(Debug)]
+pub struct Staged {
+    dir: Option<OwnedFd>,
     name: String,
-    fd: OwnedFd,
-    renamed: bool,
+    file: OwnedFd,
+    target: OsString,
+    path: PathBuf,
 }
 
-impl<'a> Temporary<'a> {
-    fn new(dir: &'a OwnedFd) -> rustix::io::Result<Temporary<'a>> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!(".be-{}-{count}.tmp", std::process::id());
-            match new_file(dir, name.as_ref()) {
-                // Left by a process that was killed and had the same number.
-                Err(Errno::EXIST) => {}
-                done => {
-                    return Ok(Temporary {
-                        dir,
-                        name,
-                        fd: done?,
-                        renamed: false,
-                    });
-                }
-            }
+impl Staged {
+    /// Puts it in the place of the file, by one rename; that is on disk after
+    /// the next commit.
+    pub fn publish(mut self) -> Result<impl AsFd> {
+        let dir = self
+            .dir
+            .as_ref()
+            .ok_or(Errno::BADF)
+            .on("write", &self.path)?;
+        renameat(dir, &self.name, dir, &self.target).on("write", &self.path)?;
+        self.dir.take().ok_or(Errno::BADF).on("write", &self.path)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.dir {
+            // Nothing better can be done with a failure: it is only litter.
+            let _litter = unlinkat(dir, &self.name, AtFlags::empty());
         }
     }
-
-    fn rename(mut self, to: &OsStr) -> rustix::io::Result<()> {
-        renameat(self.dir, &self.name, self.dir, to)?;
-        self.renamed = true;
-        Ok(())
-    }
 }
 
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Nothing better can be done with a failure: it is only litter.
-            let _litter = unlinkat(self.dir, &self.name, AtFlags::empty());
+fn temporary(dir: &OwnedFd) -> rustix::io::Result<(String, OwnedFd)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".be-{}-{count}.tmp", std::process::id());
+        match new_file(dir, name.as_ref()) {
+            // Left by a process that was killed and had the same number.
+            Err(Errno::EXIST) => {}
+            done => return Ok((name, done?)),
         }
     }
 }

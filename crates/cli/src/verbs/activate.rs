@@ -37,10 +37,10 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
 /// Make `name` boot by default.
 pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome> {
     let work = ctx.begin()?;
-    let inv = ctx.session.observe()?;
+    let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
-        Some(_) => ctx.session.examine(&inv, env)?.problems,
+        Some(_) => ctx.session.examine(inv, env)?.problems,
         None => Vec::new(),
     };
     let request = plan::Activate {
@@ -48,8 +48,8 @@ pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome
         once,
         problems,
     };
-    let planned = plan::activate(&inv, &request)?;
-    let stays = left_behind(&ctx.session, &inv, env)?;
+    let planned = plan::activate(inv, &request)?;
+    let stays = left_behind(&ctx.session, inv, env)?;
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown.notes(stays.sentences())),

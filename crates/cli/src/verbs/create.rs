@@ -30,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let work = ctx.begin()?;
-    let inv = ctx.session.observe()?;
+    let inv = &work.inv;
     let request = plan::Create {
         name: args.name.clone(),
         origin: args.origin.clone(),
@@ -39,7 +39,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         upgrade: None,
         min_free: plan::MIN_FREE,
     };
-    let (name, planned) = plan::create(&inv, &request)?;
+    let (name, planned) = plan::create(inv, &request)?;
     if args.once {
         return Err(be_core::refusal::Refusal::NoOnce.into());
     }

@@ -44,8 +44,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         }
     }
     let work = ctx.begin()?;
-    let inv = ctx.session.observe()?;
-    let planned = plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
+    let inv = &work.inv;
+    let planned = plan::destroy(inv, &ctx.session.uses(inv)?, &request)?;
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),

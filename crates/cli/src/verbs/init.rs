@@ -29,18 +29,19 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     // Once without the lock: it lies in the store, which is not made before all rules are met.
     let inv = ctx.session.observe()?;
-    let mut planned = plan::init(&inv, &request)?;
-    let work = if ctx.dry_run || store.top.is_read_only()? {
+    plan::init(&inv, &request)?;
+    let work = if ctx.dry_run {
         Work {
             lock: None,
             notes: Vec::new(),
+            inv,
         }
     } else {
         store.make()?;
-        let work = ctx.begin()?;
-        planned = plan::init(&ctx.session.observe()?, &request)?;
-        work
+        ctx.begin()?
     };
+    let inv = &work.inv;
+    let planned = plan::init(inv, &request)?;
     let found = describe(&inv.system);
     let text: String = found
         .found

@@ -15,7 +15,7 @@ pub struct Args {}
 
 pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let work = ctx.begin()?;
-    let inv = ctx.session.observe()?;
+    let inv = &work.inv;
     let running = inv.running().ok().map(|e| e.name().clone());
     let next = inv
         .environments
@@ -27,7 +27,7 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
         unreachable!("running() is an error here");
     };
     if ctx.dry_run {
-        let written = be_core::menu::render(&ctx.session, &inv, &default, &[])?;
+        let written = be_core::menu::render(&ctx.session, inv, &default, &[])?;
         return Ok(Outcome::new(json!({
             "dry_run": true,
             "default": default,

@@ -1,5 +1,7 @@
 //! `be create`: a clone of an environment.
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, FixedOffset};
 
 use super::{CloneSpec, Plan, Step};
@@ -78,11 +80,8 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     record.upgrade.clone_from(&request.upgrade);
 
     let mut plan = Plan::default();
-    for path in &origin.nested {
-        plan.notes.push(format!(
-            "/{} is a subvolume of its own and is not in {name}; an empty directory stands there",
-            path.display()
-        ));
+    if let Some(note) = left_out(&origin.nested, &name) {
+        plan.notes.push(note);
     }
     if inv.fs.quotas {
         plan.notes.push(
@@ -104,6 +103,27 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         });
     }
     Ok((name, plan))
+}
+
+/// Which subvolumes are not in a clone; a docker host has hundreds.
+fn left_out(nested: &[PathBuf], name: &EnvName) -> Option<String> {
+    const SHOWN: usize = 4;
+    let list: Vec<_> = nested
+        .iter()
+        .take(SHOWN)
+        .map(|p| format!("/{}", p.display()))
+        .collect();
+    let more = match nested.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    (!nested.is_empty()).then(|| {
+        format!(
+            "not in {name}, where an empty directory stands instead, because they are \
+             subvolumes of their own: {}{more}",
+            list.join(", ")
+        )
+    })
 }
 
 /// What the menu boots now; before there is a menu, the running environment.
