@@ -51,6 +51,7 @@ pub struct Global {
         global = true,
         value_name = "DIR",
         env = "BE_SYSROOT",
+        hide_env_values = true,
         default_value = "/"
     )]
     pub sysroot: PathBuf,

@@ -19,7 +19,13 @@ pub struct Args {
     #[arg(short = 't', long)]
     once: bool,
     /// What it is for; shown in the list and in the menu.
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     description: String,
     /// The environment to clone.
     #[arg(short = 'e', long, value_name = "ENV")]
