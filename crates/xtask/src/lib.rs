@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Developer tasks of `be` and the lab that its tests run in.
+//!
+//! The lab is a Debian-based root in which the real Portage manages a small
+//! ebuild repository of ours, real kernels and the real GRUB; [`image`] puts it
+//! on loop devices and disks, [`vm`] boots those.
+
+pub mod cache;
+pub mod chroot;
+pub mod fingerprint;
+pub mod host;
+pub mod image;
+pub mod lab;
+pub mod loopdev;
+pub mod packages;
+pub mod run;
+pub mod temp;
+pub mod test;
+pub mod vm;
+
+/// Tells the developer what is going on.
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where xtask reports progress"
+)]
+pub fn say(line: &str) {
+    eprintln!("xtask: {line}");
+}

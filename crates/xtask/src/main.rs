@@ -1,2 +1,34 @@
-//! xtask.
-fn main() {}
+//! `cargo xtask`: developer tasks.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use xtask::{cache, lab, packages, say, test};
+
+const USAGE: &str = "\
+usage: cargo xtask lab [--clean]   build the lab that the tests run in, or remove it
+       cargo xtask test            run every test";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<()> {
+    match args {
+        ["lab"] => {
+            packages::ensure_host_tools()?;
+            lab::build_all()
+        }
+        ["lab", "--clean"] => cache::clean(),
+        ["test"] => test::all(),
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask test`: every test there is, the plain ones first.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
+
+use crate::run::{cmd, show};
+use crate::{lab, packages, say};
+
+/// Runs every test.
+///
+/// # Errors
+/// The first step that fails ends it.
+pub fn all() -> Result<()> {
+    step("what the machine lacks", packages::ensure_host_tools)?;
+    step("format", || cargo(&["fmt", "--all", "--check"], false))?;
+    step("lints", || {
+        let args = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        cargo(&args, false)
+    })?;
+    step("tests that need no privileges", || {
+        cargo(&["test", "--workspace", "--quiet"], false)
+    })?;
+    step("build be", || {
+        cargo(&["build", "--package", "be", "--quiet"], false)
+    })?;
+    step("the lab", ensure_lab)?;
+    let real = [
+        "test",
+        "--package",
+        "be-tests",
+        "--",
+        "--ignored",
+        "--test-threads",
+        "2",
+    ];
+    step("tests on real file systems and machines", || {
+        cargo(&real, true)
+    })
+}
+
+/// The lab belongs to root, who builds it. Run by somebody else, this program
+/// calls itself with privileges.
+fn ensure_lab() -> Result<()> {
+    if Uid::effective().is_root() {
+        return lab::build_all();
+    }
+    let own = std::env::current_exe().context("find this program")?;
+    status(cmd("sudo", ["-E"]).arg(own).arg("lab"))
+}
+
+/// Built by the user, run with privileges: nothing in the tree becomes root's.
+fn cargo(args: &[&str], as_root: bool) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    if as_root && !Uid::effective().is_root() {
+        command.args(["--config", "target.'cfg(unix)'.runner=['sudo','-E']"]);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    status(command.args(args).current_dir(root))
+}
+
+fn status(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("start {}", show(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", show(command));
+    }
+    Ok(())
+}
+
+fn step(name: &str, action: impl FnOnce() -> Result<()>) -> Result<()> {
+    say(&format!("== {name}"));
+    let start = Instant::now();
+    action().with_context(|| format!("failed: {name}"))?;
+    say(&format!(
+        "== {name}: {:.0} s",
+        start.elapsed().as_secs_f32()
+    ));
+    Ok(())
+}

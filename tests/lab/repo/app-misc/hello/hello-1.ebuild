@@ -1,0 +1,17 @@
+# Distributed under the terms of the MIT or Apache-2.0 licence, as the rest of be.
+
+EAPI=8
+
+DESCRIPTION="A package that gets upgraded"
+HOMEPAGE="https://localhost/"
+S="${WORKDIR}"
+LICENSE="MIT"
+SLOT="0"
+KEYWORDS="amd64"
+
+src_install() {
+	newbin - hello <<-EOF
+		#!/bin/sh
+		echo "hello ${PV}"
+	EOF
+}
