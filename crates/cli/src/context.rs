@@ -82,7 +82,7 @@ impl<'a> Context<'a> {
         let Some(lock) = work.lock else {
             return Ok(Err(show(plan)));
         };
-        let mut done = execute(&self.session, plan, &lock)?;
+        let mut done = execute(&self.session, work.inv, plan, &lock)?;
         done.notes.splice(0..0, work.notes);
         Ok(Ok(done))
     }

@@ -6,13 +6,14 @@ use be_btrfs::Root;
 use be_grub::cmdline::{RootSpec, environment_args, split_args};
 use be_grub::default_grub::parse_default_grub;
 use be_grub::kernel::{BootFiles, image_version, pair};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::fstab::Fstab;
 use crate::observe::MAX_TEXT;
 
 /// A kernel of an environment with all that it needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// What `uname -r` will say.
     pub version: String,

@@ -5,15 +5,15 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use be_btrfs::{Mode, Root, Uuid};
+use be_btrfs::{Mode, Root, Tree, Uuid};
 
 use crate::fstab::Fstab;
 use crate::menu::{self, Written};
-use crate::model::{GrubConfig, Inventory, Place, STORE};
+use crate::model::{Environment, GrubConfig, Inventory, Place, STORE, Subvolume};
 use crate::mount;
 use crate::name::EnvName;
 use crate::observe::{MAX_TEXT, read_config};
-use crate::plan::{CloneSpec, Plan, Removal, Step};
+use crate::plan::{CloneSpec, Plan, Proofs, Removal, Step};
 use crate::record::{Base, Member, Policy, Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -27,41 +27,108 @@ pub struct Done {
     pub notes: Vec<String>,
 }
 
-/// Carry out a plan, and bring it to the disk. The lock proves that nobody else does.
+/// Carry out a plan, and bring it to the disk. The lock proves that nobody else does;
+/// `inv` is what the plan was made from.
 ///
 /// # Errors
 /// The first step that fails; the steps before it stand.
-pub fn execute(session: &Session, plan: &Plan, _lock: &Lock) -> Result<Done> {
-    let mut done = Done {
-        menu: None,
-        notes: plan.notes.clone(),
+pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> Result<Done> {
+    let mut work = Work {
+        session,
+        inv: Some(inv),
+        committed: false,
+        done: Done {
+            menu: None,
+            notes: plan.notes.clone(),
+        },
     };
     for step in &plan.steps {
         tracing::info!("{step}");
-        run(session, step, &mut done).with_context(|| format!("could not {step}"))?;
+        work.run(step)
+            .with_context(|| format!("could not {step}"))?;
     }
-    if done.menu.is_none() {
+    if work.done.menu.is_none() {
         session.store.top.sync()?;
     }
-    Ok(done)
+    Ok(work.done)
 }
 
-fn run(session: &Session, step: &Step, done: &mut Done) -> Result<()> {
-    match step {
-        Step::MakeStore => session.store.make(),
-        Step::InstallScript => install_script(&session.root),
-        Step::HookConfig { config } => hook(session, config),
-        Step::Adopt(record) => adopt(session, record),
-        Step::Clone(spec) => clone(session, spec),
-        Step::Update(record) => session
-            .store
-            .write_record(&Paths::environment(&record.name), record),
-        Step::WriteMenu { default, without } => {
-            let written = menu::write(session, &session.observe()?, default, without)?;
-            done.menu = Some(written);
-            Ok(())
+/// A plan at work.
+struct Work<'a> {
+    session: &'a Session,
+    /// What is known of the system; none if a step changed more than it can tell.
+    inv: Option<Inventory>,
+    /// A commit came after everything that others may have written.
+    committed: bool,
+    done: Done,
+}
+
+impl Work<'_> {
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let session = self.session;
+        match step {
+            Step::MakeStore => {
+                self.inv = None;
+                session.store.make()
+            }
+            Step::InstallScript => install_script(&session.root),
+            Step::HookConfig { config } => hook(session, config),
+            Step::Adopt(record) => {
+                self.inv = None;
+                adopt(session, record)
+            }
+            Step::Clone(spec) => {
+                let env = clone(session, spec)?;
+                self.committed = true;
+                if let Some(inv) = &mut self.inv {
+                    inv.environments.push(env);
+                }
+                Ok(())
+            }
+            Step::Update(record) => {
+                let known = self.inv.as_mut().and_then(|inv| {
+                    let mut all = inv.environments.iter_mut();
+                    all.find(|e| e.record.name == record.name)
+                });
+                if let Some(env) = known {
+                    env.record = (**record).clone();
+                }
+                let dir = Paths::environment(&record.name);
+                session.store.write_record(&dir, record)
+            }
+            Step::WriteMenu {
+                default,
+                without,
+                proofs,
+            } => {
+                // Generations, by which proofs are kept, are as of the last commit.
+                if *proofs == Proofs::Kept && !self.committed {
+                    session.store.top.sync()?;
+                    self.inv = None;
+                }
+                let inv = match self.inv.take() {
+                    Some(mut inv) => {
+                        refresh(&mut inv, &session.store.top.tree()?);
+                        inv
+                    }
+                    None => session.observe()?,
+                };
+                let written = menu::write(session, &inv, default, without, *proofs)?;
+                self.done.menu = Some(written);
+                Ok(())
+            }
+            Step::Remove(removal) => remove(session, removal),
         }
-        Step::Remove(removal) => remove(session, removal),
+    }
+}
+
+/// Take over the generations of a tree that was read later.
+fn refresh(inv: &mut Inventory, tree: &Tree) {
+    let roots = inv.environments.iter_mut().filter_map(|e| e.root.as_mut());
+    for root in roots {
+        if let Some(node) = tree.by_id(root.id) {
+            root.generation = node.generation;
+        }
     }
 }
 
@@ -92,7 +159,7 @@ fn adopt(session: &Session, record: &Record) -> Result<()> {
     Ok(dir.rename_noreplace(&work, Paths::environment(&record.name))?)
 }
 
-fn clone(session: &Session, spec: &CloneSpec) -> Result<()> {
+fn clone(session: &Session, spec: &CloneSpec) -> Result<Environment> {
     let made = make_clone(session, spec);
     if made.is_err() {
         // The failure is what counts; what stays is swept by the next be.
@@ -101,7 +168,7 @@ fn clone(session: &Session, spec: &CloneSpec) -> Result<()> {
     made
 }
 
-fn make_clone(session: &Session, spec: &CloneSpec) -> Result<()> {
+fn make_clone(session: &Session, spec: &CloneSpec) -> Result<Environment> {
     let store = &session.store;
     let dir = &store.dir;
     let work = Path::new(Paths::NEW).join(spec.record.name.as_str());
@@ -139,7 +206,20 @@ fn make_clone(session: &Session, spec: &CloneSpec) -> Result<()> {
     store.write_new_record(&work, &record)?;
     dir.rename_noreplace(&work, Paths::environment(&record.name))
         .with_context(|| format!("cannot publish {}", record.name))?;
-    Ok(())
+    Ok(Environment {
+        root: Some(Subvolume {
+            id: root.id,
+            uuid: root.uuid.to_string(),
+            path: Paths::environment(&record.name).join(name),
+            generation: root.generation,
+        }),
+        record,
+        running: false,
+        next: false,
+        busy: false,
+        mounted: Vec::new(),
+        nested: Vec::new(),
+    })
 }
 
 /// Make the clone whole: no copy of the store, and usable directories where subvolumes

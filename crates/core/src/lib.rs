@@ -19,6 +19,7 @@ pub mod mountinfo;
 pub mod name;
 pub mod observe;
 pub mod plan;
+mod proven;
 pub mod record;
 pub mod refusal;
 pub mod session;

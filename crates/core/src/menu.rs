@@ -10,6 +10,8 @@ use be_grub::validate::Checker;
 use crate::boot::Kernel;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
+use crate::plan::Proofs;
+use crate::proven::Proven;
 use crate::session::Session;
 use crate::store::Paths;
 
@@ -24,7 +26,7 @@ pub struct Written {
     pub text: String,
 }
 
-/// Render the menu and check it, without writing it.
+/// Render the menu, without checking or writing it.
 ///
 /// # Errors
 /// When the menu cannot be rendered.
@@ -34,7 +36,19 @@ pub fn render(
     default: &EnvName,
     without: &[EnvName],
 ) -> Result<Written> {
+    render_with(session, inv, default, without, &Proven::default()).map(|(written, _)| written)
+}
+
+/// As [`render`], believing what `before` proves; gives what is proven now.
+fn render_with(
+    session: &Session,
+    inv: &Inventory,
+    default: &EnvName,
+    without: &[EnvName],
+    before: &Proven,
+) -> Result<(Written, Proven)> {
     let mut written = Written::default();
+    let mut proven = Proven::default();
     let mut menu = Menu {
         fs_uuid: inv.fs.uuid.clone(),
         default: None,
@@ -45,8 +59,16 @@ pub fn render(
         if without.contains(env.name()) {
             continue;
         }
-        match prove(session, inv, env)? {
+        let known = before
+            .get(env, &inv.fs, &session.config)
+            .filter(|_| env.usable());
+        let proof = match known {
+            Some(kernel) => Ok(kernel),
+            None => prove(session, inv, env)?,
+        };
+        match proof {
             Ok(kernel) => {
+                proven.put(env, &inv.fs, &session.config, &kernel);
                 menu.entries.push(entry(env, &kernel));
                 written.entries.push(env.name().to_string());
             }
@@ -58,7 +80,7 @@ pub fn render(
         menu.default = Some(default.to_string());
     }
     written.text = menu.render()?;
-    Ok(written)
+    Ok((written, proven))
 }
 
 fn prove(session: &Session, inv: &Inventory, env: &Environment) -> Result<Result<Kernel, String>> {
@@ -111,14 +133,20 @@ pub fn write(
     inv: &Inventory,
     default: &EnvName,
     without: &[EnvName],
+    how: Proofs,
 ) -> Result<Written> {
-    let written = render(session, inv, default, without)?;
+    let before = match how {
+        Proofs::Kept => Proven::read(&session.store),
+        Proofs::Anew => Proven::default(),
+    };
+    let (written, proven) = render_with(session, inv, default, without, &before)?;
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
     let staged = session
         .store
         .dir
         .stage(Paths::MENU, written.text.as_bytes(), 0o644)
         .context("cannot write the menu")?;
+    proven.write(&session.store)?;
     session.store.top.sync()?;
     checker.finish().context("the menu was not written")?;
     staged.publish().context("cannot write the menu")?;

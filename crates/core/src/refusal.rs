@@ -187,9 +187,7 @@ impl Refusal {
             NoSpace { .. } => "make room, for example: be list, be destroy NAME".into(),
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
             Next { .. } => "activate another environment first: be activate NAME".into(),
-            GrubHome { .. } => {
-                "run grub-install from another environment first, then be init".into()
-            }
+            GrubHome { .. } => "keep it: GRUB reads them at every boot".into(),
             NotMade { name } => format!(
                 "be did not make it; if you are sure: btrfs subvolume delete, then rm -r @be/{name}"
             ),

@@ -1,7 +1,7 @@
 //! `be menu`
 
 use anyhow::Result;
-use be_core::plan::{Plan, Step};
+use be_core::plan::{Plan, Proofs, Step};
 use serde_json::json;
 
 use crate::context::{Context, menu_notes};
@@ -40,6 +40,7 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
         steps: vec![Step::WriteMenu {
             default: default.clone(),
             without: Vec::new(),
+            proofs: Proofs::Anew,
         }],
         notes: Vec::new(),
     };

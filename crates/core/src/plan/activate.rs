@@ -1,6 +1,6 @@
 //! `be activate` and `be rollback`: they change what boots next, and nothing else.
 
-use super::{Plan, Step};
+use super::{Plan, Proofs, Step};
 use crate::model::Inventory;
 use crate::name::EnvName;
 use crate::record::State;
@@ -62,6 +62,7 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
         steps: vec![Step::WriteMenu {
             default: request.name.clone(),
             without: Vec::new(),
+            proofs: Proofs::Kept,
         }],
         notes: Vec::new(),
     })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::{CloneSpec, Plan, Step};
+use super::{CloneSpec, Plan, Proofs, Step};
 use crate::layout;
 use crate::model::Inventory;
 use crate::name::EnvName;
@@ -100,6 +100,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         plan.steps.push(Step::WriteMenu {
             default: default(inv, origin.name()),
             without: Vec::new(),
+            proofs: Proofs::Kept,
         });
     }
     Ok((name, plan))

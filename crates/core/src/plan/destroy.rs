@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::create::default;
-use super::{Member, Plan, Removal, Step};
+use super::{Member, Plan, Proofs, Removal, Step};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::refusal::Refusal;
@@ -51,6 +51,7 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
         plan.steps.push(Step::WriteMenu {
             default: default(inv, &names[0]),
             without: names,
+            proofs: Proofs::Kept,
         });
     }
     plan.steps.extend(removals.into_iter().map(Step::Remove));
@@ -70,11 +71,11 @@ fn one(
     if env.next {
         return Err(Refusal::Next { name });
     }
-    if env.record.adopted {
-        return Err(Refusal::NotMade { name });
-    }
     if let Some(path) = env.record.grub_home.clone() {
         return Err(Refusal::GrubHome { name, path });
+    }
+    if env.record.adopted {
+        return Err(Refusal::NotMade { name });
     }
     if env.busy {
         return Err(Refusal::Busy {
@@ -150,7 +151,13 @@ mod tests {
         let mut inv = inventory(vec![env("default", 256).running().next(), env("old", 300)]);
         inv.menu.entries = vec!["default".into(), "old".into()];
         let plan = destroy(&inv, &[], &request(&["old", "old"])).unwrap();
-        let [Step::WriteMenu { default, without }, Step::Remove(removal)] = &plan.steps[..] else {
+        let [
+            Step::WriteMenu {
+                default, without, ..
+            },
+            Step::Remove(removal),
+        ] = &plan.steps[..]
+        else {
             panic!("{plan:?}");
         };
         assert_eq!(

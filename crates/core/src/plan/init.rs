@@ -3,7 +3,7 @@
 use chrono::{DateTime, FixedOffset};
 
 use super::create::default;
-use super::{Plan, Step};
+use super::{Plan, Proofs, Step};
 use crate::layout;
 use crate::model::Inventory;
 use crate::name::EnvName;
@@ -60,6 +60,7 @@ pub fn init(inv: &Inventory, request: &Init) -> Result<Plan, Refusal> {
         plan.steps.push(Step::WriteMenu {
             default: default(inv, name),
             without: Vec::new(),
+            proofs: Proofs::Kept,
         });
     }
     if !inv.menu.hooked {

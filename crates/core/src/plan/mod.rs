@@ -11,7 +11,7 @@ pub use activate::{Activate, activate, rollback_target};
 pub use create::{Create, MIN_FREE, create};
 pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
-pub use step::{CloneSpec, Member, Plan, Removal, Step};
+pub use step::{CloneSpec, Member, Plan, Proofs, Removal, Step};
 
 #[cfg(test)]
 pub(crate) mod fixture;

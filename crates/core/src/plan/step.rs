@@ -40,9 +40,20 @@ pub enum Step {
         default: EnvName,
         /// One that gets no entry, because it is about to go.
         without: Vec<EnvName>,
+        /// Whether to believe earlier proofs.
+        proofs: Proofs,
     },
     /// Take an environment out of the store and delete its subvolumes.
     Remove(Removal),
+}
+
+/// Whether to believe what was proven of an environment that nobody wrote to since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proofs {
+    /// Believe it.
+    Kept,
+    /// Look into every environment.
+    Anew,
 }
 
 /// How to clone an environment.
@@ -102,7 +113,9 @@ impl fmt::Display for Step {
                 Ok(())
             }
             Step::Update(record) => write!(f, "write the record of {}", record.name),
-            Step::WriteMenu { default, without } => {
+            Step::WriteMenu {
+                default, without, ..
+            } => {
                 write!(f, "write the menu; {default} boots by default")?;
                 for name in without {
                     write!(f, ", {name} has no entry any more")?;

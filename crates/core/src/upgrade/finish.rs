@@ -11,7 +11,7 @@ use super::report::{Report, later};
 use super::{Outcome, Request, Work};
 use crate::execute::execute;
 use crate::log;
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Proofs, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
@@ -50,6 +50,7 @@ impl Work<'_> {
                 Step::WriteMenu {
                     default,
                     without: Vec::new(),
+                    proofs: Proofs::Kept,
                 },
             ],
             notes: Vec::new(),
@@ -58,7 +59,8 @@ impl Work<'_> {
             true => left_behind(self.session, &inv, env)?.sentences(),
             false => Vec::new(),
         };
-        let done = execute(self.session, &plan, &lock)?;
+        let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());
+        let done = execute(self.session, inv, &plan, &lock)?;
         notes.extend(done.notes);
         let report = Report {
             name: self.record.name.clone(),
@@ -79,11 +81,8 @@ impl Work<'_> {
             }
             .into());
         }
-        if request.activate && !inv.menu.hooked {
-            let config = inv
-                .menu
-                .config
-                .map_or_else(|| "grub.cfg".into(), |c| c.shown);
+        if let Some(config) = unhooked.filter(|_| request.activate) {
+            let config = config.map_or_else(|| "grub.cfg".into(), |c| c.shown);
             return Err(Refusal::NotHooked { config }.into());
         }
         Ok(Outcome::Ready(Box::new(report)))

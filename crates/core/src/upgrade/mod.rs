@@ -199,8 +199,9 @@ pub fn run(
     for note in sweep(session, &lock)? {
         watch.note(&note);
     }
-    let (planned, plan) = plan(session, &session.observe()?, request)?;
-    for note in execute(session, &plan, &lock)?.notes {
+    let inv = session.observe()?;
+    let (planned, plan) = plan(session, &inv, request)?;
+    for note in execute(session, inv, &plan, &lock)?.notes {
         watch.note(&note);
     }
     let claim = session.store.claim(&planned.name)?;
@@ -300,7 +301,7 @@ impl Work<'_> {
             })],
             notes: Vec::new(),
         };
-        execute(self.session, &plan, &lock)?;
+        execute(self.session, self.session.observe()?, &plan, &lock)?;
         Ok(())
     }
 

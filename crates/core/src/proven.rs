@@ -1,0 +1,92 @@
+//! What was proven of environments before, so that a menu of two hundred is written
+//! without looking into two hundred. Kept beside the menu; it can be deleted at any time.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::boot::Kernel;
+use crate::config::Config;
+use crate::model::{Environment, Filesystem};
+use crate::observe::MAX_TEXT;
+use crate::store::Store;
+
+const FILE: &str = "@be/.grub/proven.json";
+
+/// Why one proof does not hold for another moment: any of these differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    version: String,
+    uuid: String,
+    path: String,
+    /// The transaction that last wrote the root: the same one, the same content.
+    generation: u64,
+    default_subvolume: u64,
+    config: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Proof {
+    key: Key,
+    kernel: Kernel,
+}
+
+/// Proofs by the name of the environment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Proven(BTreeMap<String, Proof>);
+
+impl Proven {
+    /// What is there; anything that cannot be read is as good as nothing.
+    pub(crate) fn read(store: &Store) -> Self {
+        store
+            .dir
+            .read_to_string(FILE, MAX_TEXT)
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// Keep it; lost in a power cut, it is made again.
+    pub(crate) fn write(&self, store: &Store) -> Result<()> {
+        let text = serde_json::to_vec(self)?;
+        Ok(store.dir.write_later(FILE, &text, 0o600)?)
+    }
+
+    /// The kernel that was proven, if nothing was written in the environment since.
+    pub(crate) fn get(
+        &self,
+        env: &Environment,
+        fs: &Filesystem,
+        config: &Config,
+    ) -> Option<Kernel> {
+        let proof = self.0.get(env.name().as_str())?;
+        (proof.key == key(env, fs, config)?).then(|| proof.kernel.clone())
+    }
+
+    /// Remember a proof.
+    pub(crate) fn put(
+        &mut self,
+        env: &Environment,
+        fs: &Filesystem,
+        config: &Config,
+        kernel: &Kernel,
+    ) {
+        if let Some(key) = key(env, fs, config) {
+            let kernel = kernel.clone();
+            self.0.insert(env.name().to_string(), Proof { key, kernel });
+        }
+    }
+}
+
+fn key(env: &Environment, fs: &Filesystem, config: &Config) -> Option<Key> {
+    let root = env.root.as_ref()?;
+    Some(Key {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uuid: root.uuid.clone(),
+        path: root.option(),
+        generation: root.generation,
+        default_subvolume: fs.default_subvolume,
+        config: format!("{:?}", config.menu),
+    })
+}
