@@ -9,7 +9,7 @@ use be_grub::kernel::{BootFiles, image_version, pair};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::fstab::Fstab;
+use crate::fstab;
 use crate::observe::MAX_TEXT;
 
 /// A kernel of an environment with all that it needs.
@@ -51,6 +51,17 @@ pub struct Ground {
     pub subvolid: u64,
     /// The root subvolume is what is mounted without `subvol=`.
     pub is_default: bool,
+    /// Whether its fstab counts.
+    pub fstab: Fstab,
+}
+
+/// Whether the fstab of an environment is as it will be at boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fstab {
+    /// It is.
+    Final,
+    /// It is that of the origin, to be rewritten for the clone.
+    ToBeRewritten,
 }
 
 /// Examine an environment through its root.
@@ -91,9 +102,11 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
         Ok(path) => found.proven.push(format!("init at {path}")),
         Err(problem) => found.problems.push(problem),
     }
-    match fstab_agrees(root, ground) {
-        Ok(fact) => found.proven.push(fact),
-        Err(problem) => found.problems.push(problem),
+    if ground.fstab == Fstab::Final {
+        match fstab_agrees(root, ground) {
+            Ok(fact) => found.proven.push(fact),
+            Err(problem) => found.problems.push(problem),
+        }
     }
     found
 }
@@ -233,7 +246,7 @@ fn fstab_agrees(root: &Root, ground: &Ground) -> Result<String, String> {
     let text = root
         .read_to_string("etc/fstab", MAX_TEXT)
         .unwrap_or_default();
-    let tab = Fstab::parse(&text);
+    let tab = fstab::Fstab::parse(&text);
     let Some(entry) = tab.at(Path::new("/")) else {
         return Ok("fstab leaves the root to the kernel's arguments".into());
     };
@@ -265,6 +278,7 @@ mod tests {
             subvol: "/@be/x/root".into(),
             subvolid: 300,
             is_default: false,
+            fstab: Fstab::Final,
         }
     }
 

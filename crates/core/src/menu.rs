@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use be_btrfs::Root;
 use be_grub::menu::{Entry, Menu};
 use be_grub::validate::Checker;
 
-use crate::boot::Kernel;
+use crate::boot::{Examination, Kernel};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::plan::Proofs;
@@ -26,37 +27,76 @@ pub struct Written {
     pub text: String,
 }
 
+/// A menu that is being checked, not yet written.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    written: Written,
+    proven: Proven,
+    checker: Checker,
+    /// The rename changes what boots, or takes entries away.
+    switches: bool,
+}
+
+/// A clone that is not published yet, with the read-only snapshot that equals it.
+pub(crate) struct Unborn<'a> {
+    /// As it will be.
+    pub(crate) env: &'a Environment,
+    /// Where its files can be read already.
+    pub(crate) base: &'a Root,
+}
+
+/// What the menu is to show.
+pub(crate) struct Request<'a> {
+    /// The environment that boots by default.
+    pub(crate) default: &'a EnvName,
+    /// Environments that get no entry.
+    pub(crate) without: &'a [EnvName],
+    /// Whether to believe earlier proofs.
+    pub(crate) proofs: Proofs,
+    /// One more environment.
+    pub(crate) unborn: Option<Unborn<'a>>,
+}
+
 /// Render the menu, without checking or writing it.
 ///
 /// # Errors
 /// When the menu cannot be rendered.
-pub fn render(
-    session: &Session,
-    inv: &Inventory,
-    default: &EnvName,
-    without: &[EnvName],
-) -> Result<Written> {
-    render_with(session, inv, default, without, &Proven::default()).map(|(written, _)| written)
+pub fn render(session: &Session, inv: &Inventory, default: &EnvName) -> Result<Written> {
+    let request = Request {
+        default,
+        without: &[],
+        proofs: Proofs::Anew,
+        unborn: None,
+    };
+    render_with(session, inv, &request).map(|(written, _)| written)
 }
 
-/// As [`render`], believing what `before` proves; gives what is proven now.
+/// As [`render`]; gives what is proven now, too.
 fn render_with(
     session: &Session,
     inv: &Inventory,
-    default: &EnvName,
-    without: &[EnvName],
-    before: &Proven,
+    request: &Request<'_>,
 ) -> Result<(Written, Proven)> {
+    let before = match request.proofs {
+        Proofs::Kept => Proven::read(&session.store),
+        Proofs::Anew => Proven::default(),
+    };
     let mut written = Written::default();
     let mut proven = Proven::default();
-    let mut menu = Menu {
-        fs_uuid: inv.fs.uuid.clone(),
-        default: None,
-        entries: Vec::new(),
-        modules: Vec::new(),
+    let mut entries = Vec::new();
+    let mut add = |env: &Environment, proof: Result<Kernel, String>| match proof {
+        Ok(kernel) => {
+            entries.push(entry(env, &kernel));
+            written.entries.push(env.name().to_string());
+        }
+        Err(why) => written.left_out.push((env.name().to_string(), why)),
     };
+    if let Some(unborn) = &request.unborn {
+        let found = session.examine_at(inv, unborn.env, unborn.base)?;
+        add(unborn.env, verdict(found));
+    }
     for env in inv.environments.iter().rev() {
-        if without.contains(env.name()) {
+        if request.without.contains(env.name()) {
             continue;
         }
         let known = before
@@ -66,19 +106,19 @@ fn render_with(
             Some(kernel) => Ok(kernel),
             None => prove(session, inv, env)?,
         };
-        match proof {
-            Ok(kernel) => {
-                proven.put(env, &inv.fs, &session.config, &kernel);
-                menu.entries.push(entry(env, &kernel));
-                written.entries.push(env.name().to_string());
-            }
-            Err(why) => written.left_out.push((env.name().to_string(), why)),
+        if let Ok(kernel) = &proof {
+            proven.put(env, &inv.fs, &session.config, kernel);
         }
+        add(env, proof);
     }
-    // Without an entry of its own the default stays what the user's grub.cfg says.
-    if written.entries.iter().any(|e| e == default.as_str()) {
-        menu.default = Some(default.to_string());
-    }
+    let default = request.default.as_str();
+    let menu = Menu {
+        fs_uuid: inv.fs.uuid.clone(),
+        // Without an entry of its own the default stays what the user's grub.cfg says.
+        default: written.entries.iter().find(|e| *e == default).cloned(),
+        entries,
+        modules: Vec::new(),
+    };
     written.text = menu.render()?;
     Ok((written, proven))
 }
@@ -90,12 +130,15 @@ fn prove(session: &Session, inv: &Inventory, env: &Environment) -> Result<Result
     if env.root.is_none() {
         return Ok(Err("its root subvolume is gone".to_owned()));
     }
-    let found = session.examine(inv, env)?;
+    Ok(verdict(session.examine(inv, env)?))
+}
+
+fn verdict(found: Examination) -> Result<Kernel, String> {
     if !found.problems.is_empty() {
-        return Ok(Err(found.problems.join("; ")));
+        return Err(found.problems.join("; "));
     }
     let kernel = found.kernels.into_iter().next();
-    Ok(kernel.ok_or_else(|| "it has no kernel".to_owned()))
+    kernel.ok_or_else(|| "it has no kernel".to_owned())
 }
 
 fn entry(env: &Environment, kernel: &Kernel) -> Entry {
@@ -120,38 +163,49 @@ fn entry(env: &Environment, kernel: &Kernel) -> Entry {
     }
 }
 
-/// Write the menu of `inv`. Everything is brought to the disk before the rename: GRUB does
-/// not replay the log tree, so that a pointer could else be newer than what it points to.
-/// When the rename changes what boots, it is on the disk on return; an entry alone is there
-/// with the next commit of the filesystem.
+/// Render the menu and start its check.
 ///
 /// # Errors
-/// When the menu does not pass grub-script-check, or cannot be written. The old menu
-/// stays then.
-pub fn write(
+/// When the menu cannot be rendered, or there is nothing to check it with.
+pub(crate) fn prepare(
     session: &Session,
     inv: &Inventory,
-    default: &EnvName,
-    without: &[EnvName],
-    how: Proofs,
-) -> Result<Written> {
-    let before = match how {
-        Proofs::Kept => Proven::read(&session.store),
-        Proofs::Anew => Proven::default(),
-    };
-    let (written, proven) = render_with(session, inv, default, without, &before)?;
+    request: &Request<'_>,
+) -> Result<Prepared> {
+    let (written, proven) = render_with(session, inv, request)?;
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
-    let staged = session
-        .store
-        .dir
-        .stage(Paths::MENU, written.text.as_bytes(), 0o644)
-        .context("cannot write the menu")?;
-    proven.write(&session.store)?;
-    session.store.top.sync()?;
-    checker.finish().context("the menu was not written")?;
-    staged.publish().context("cannot write the menu")?;
-    if inv.menu.default.as_deref() != Some(default.as_str()) || !without.is_empty() {
-        session.store.top.commit()?;
+    let same = inv.menu.default.as_deref() == Some(request.default.as_str());
+    Ok(Prepared {
+        written,
+        proven,
+        checker,
+        switches: !same || !request.without.is_empty(),
+    })
+}
+
+impl Prepared {
+    /// Write the menu. Everything is brought to the disk before the rename: GRUB does not
+    /// replay the log tree, so that a pointer could else be newer than what it points to.
+    /// When the rename changes what boots, it is on the disk on return; an entry alone is
+    /// there with the next commit of the filesystem.
+    ///
+    /// # Errors
+    /// When the menu does not pass grub-script-check, or cannot be written. The old menu
+    /// stays then.
+    pub(crate) fn write(self, session: &Session) -> Result<Written> {
+        let text = self.written.text.as_bytes();
+        let staged = session
+            .store
+            .dir
+            .stage(Paths::MENU, text, 0o644)
+            .context("cannot write the menu")?;
+        self.proven.write(&session.store)?;
+        session.store.top.sync()?;
+        self.checker.finish().context("the menu was not written")?;
+        staged.publish().context("cannot write the menu")?;
+        if self.switches {
+            session.store.top.commit()?;
+        }
+        Ok(self.written)
     }
-    Ok(written)
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
-use crate::boot::{self, Examination, Ground};
+use crate::boot::{self, Examination, Fstab, Ground};
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout;
-use crate::model::{Environment, Inventory};
+use crate::model::{Environment, Inventory, Subvolume};
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Use;
 use crate::refusal::Refusal;
@@ -78,14 +78,27 @@ impl Session {
             name: env.name().clone(),
         })?;
         let root = self.store.root_of(&subvolume.path)?;
-        let ground = Ground {
-            fs_uuid: inv.fs.uuid.clone(),
-            partuuid: partuuid(&inv.fs.device),
-            subvol: subvolume.option(),
-            subvolid: subvolume.id,
-            is_default: subvolume.id == inv.fs.default_subvolume,
-        };
-        Ok(boot::examine(&root, &ground, &self.config))
+        Ok(boot::examine(
+            &root,
+            &ground(inv, subvolume, Fstab::Final),
+            &self.config,
+        ))
+    }
+
+    /// Find out whether a clone will boot, from the base that it equals; its fstab is
+    /// about to be rewritten and not looked at.
+    pub(crate) fn examine_at(
+        &self,
+        inv: &Inventory,
+        env: &Environment,
+        base: &Root,
+    ) -> Result<Examination> {
+        let subvolume = env.root.as_ref().context("a clone has a root")?;
+        Ok(boot::examine(
+            base,
+            &ground(inv, subvolume, Fstab::ToBeRewritten),
+            &self.config,
+        ))
     }
 
     /// A program to be run in an environment, with what fstab shares among them.
@@ -103,6 +116,17 @@ impl Session {
             .collect();
         job.resolv_conf = std::fs::read_to_string("/etc/resolv.conf").ok();
         Ok(job)
+    }
+}
+
+fn ground(inv: &Inventory, subvolume: &Subvolume, fstab: Fstab) -> Ground {
+    Ground {
+        fs_uuid: inv.fs.uuid.clone(),
+        partuuid: partuuid(&inv.fs.device),
+        subvol: subvolume.option(),
+        subvolid: subvolume.id,
+        is_default: subvolume.id == inv.fs.default_subvolume,
+        fstab,
     }
 }
 

@@ -27,7 +27,7 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
         unreachable!("running() is an error here");
     };
     if ctx.dry_run {
-        let written = be_core::menu::render(&ctx.session, inv, &default, &[])?;
+        let written = be_core::menu::render(&ctx.session, inv, &default)?;
         return Ok(Outcome::new(json!({
             "dry_run": true,
             "default": default,

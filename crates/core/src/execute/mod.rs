@@ -1,0 +1,166 @@
+//! Carrying out a plan, step by step. Every step can be cut off at any point: what it left
+//! is either complete, or lies in `.work` and is swept by the next `be`.
+
+mod clone;
+mod remove;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use be_btrfs::Root;
+
+use crate::menu::{self, Prepared, Written};
+use crate::model::{GrubConfig, Inventory, Place};
+use crate::name::EnvName;
+use crate::observe::read_config;
+use crate::plan::{Plan, Step};
+use crate::record::{Record, State};
+use crate::session::Session;
+use crate::store::{Lock, Paths};
+
+pub use remove::sweep;
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The menu, if it was written.
+    pub menu: Option<Written>,
+    /// A sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Carry out a plan, and bring it to the disk. The lock proves that nobody else does;
+/// `inv` is what the plan was made from.
+///
+/// # Errors
+/// The first step that fails; the steps before it stand.
+pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> Result<Done> {
+    let mut work = Work {
+        session,
+        inv: Some(inv),
+        prepared: None,
+        done: Done {
+            menu: None,
+            notes: plan.notes.clone(),
+        },
+    };
+    let next = plan.steps.iter().skip(1).map(Some).chain([None]);
+    for (step, next) in plan.steps.iter().zip(next) {
+        tracing::info!("{step}");
+        work.run(step, next)
+            .with_context(|| format!("could not {step}"))?;
+    }
+    if work.done.menu.is_none() {
+        session.store.top.sync()?;
+    }
+    Ok(work.done)
+}
+
+/// A plan at work.
+struct Work<'a> {
+    session: &'a Session,
+    /// What is known of the system; none if a step changed more than it can tell.
+    inv: Option<Inventory>,
+    /// The menu that the next step writes.
+    prepared: Option<Prepared>,
+    done: Done,
+}
+
+impl Work<'_> {
+    fn run(&mut self, step: &Step, next: Option<&Step>) -> Result<()> {
+        let session = self.session;
+        match step {
+            Step::MakeStore => session.store.make(),
+            Step::InstallScript => install_script(&session.root),
+            Step::HookConfig { config } => hook(session, config),
+            Step::Adopt(record) => adopt(session, record),
+            Step::Clone(spec) => {
+                let inv = self.inv.take();
+                let prepare = |base: &Root| clone::prepare_with(session, inv, spec, base, next);
+                self.prepared = clone::clone(session, spec, prepare)?;
+                Ok(())
+            }
+            Step::Update(record) => {
+                let dir = Paths::environment(&record.name);
+                session.store.write_record(&dir, record)
+            }
+            Step::WriteMenu {
+                default,
+                without,
+                proofs,
+            } => {
+                let prepared = match self.prepared.take() {
+                    Some(prepared) => prepared,
+                    None => {
+                        // Generations, by which proofs are kept, are as of the last commit.
+                        session.store.top.sync()?;
+                        let request = menu::Request {
+                            default,
+                            without,
+                            proofs: *proofs,
+                            unborn: None,
+                        };
+                        menu::prepare(session, &session.observe()?, &request)?
+                    }
+                };
+                self.done.menu = Some(prepared.write(session)?);
+                Ok(())
+            }
+            Step::Remove(removal) => remove::remove(session, removal),
+        }
+    }
+}
+
+fn install_script(root: &Root) -> Result<()> {
+    root.mkdir_all("etc/grub.d", 0o755)?;
+    let path = Path::new("etc/grub.d").join(be_grub::hook::SCRIPT_NAME);
+    Ok(root.write_atomic(path, be_grub::hook::SCRIPT.as_bytes(), 0o755)?)
+}
+
+fn hook(session: &Session, config: &GrubConfig) -> Result<()> {
+    let old = read_config(&session.store, &session.root, config)?;
+    let new = be_grub::hook::insert(&old, &session.store.top.fs_uuid().to_string());
+    be_grub::validate::validate(&new)
+        .with_context(|| format!("{} stays as it was", config.shown))?;
+    let (root, path) = match &config.place {
+        Place::TopLevel(path) => (&session.store.dir, path),
+        Place::SystemRoot(path) => (&session.root, path),
+    };
+    root.write_atomic(path, new.as_bytes(), 0o600)?;
+    Ok(session.store.top.sync()?)
+}
+
+fn adopt(session: &Session, record: &Record) -> Result<()> {
+    let work = Path::new(Paths::NEW).join(record.name.as_str());
+    let dir = &session.store.dir;
+    dir.mkdir_all(work.join("log"), 0o700)?;
+    session.store.write_new_record(&work, record)?;
+    Ok(dir.rename_noreplace(&work, Paths::environment(&record.name))?)
+}
+
+/// An environment that `be` is used in has come up: mark it as known to work. Gives its
+/// name if it was not marked before.
+///
+/// # Errors
+/// When its record cannot be written.
+pub fn confirm_running(
+    session: &Session,
+    inv: &mut Inventory,
+    _lock: &Lock,
+) -> Result<Option<EnvName>> {
+    // A system that is only mounted somewhere has not come up.
+    if inv.sysroot != Path::new("/") {
+        return Ok(None);
+    }
+    let running = inv
+        .environments
+        .iter_mut()
+        .find(|e| e.running && matches!(e.record.state, State::Ready | State::Trial));
+    let Some(env) = running else {
+        return Ok(None);
+    };
+    env.record.state = State::Confirmed;
+    let dir = Paths::environment(&env.record.name);
+    session.store.write_record(&dir, &env.record)?;
+    Ok(Some(env.record.name.clone()))
+}
