@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod chroot;
+pub mod demo;
 pub mod fingerprint;
 pub mod host;
 pub mod image;
@@ -16,6 +17,12 @@ pub mod run;
 pub mod temp;
 pub mod test;
 pub mod vm;
+
+/// Shows a line of a demonstration, as it is.
+#[expect(clippy::print_stderr, reason = "what a demonstration is for")]
+pub fn tell(line: &str) {
+    eprintln!("{line}");
+}
 
 /// Tells the developer what is going on.
 #[expect(

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use xtask::{cache, lab, packages, say, test};
+use xtask::{cache, demo, lab, packages, say, test};
 
 const USAGE: &str = "\
-usage: cargo xtask lab [--clean]   build the lab that the tests run in, or remove it
+usage: cargo xtask demo            watch be at work on a disk image
+       cargo xtask lab [--clean]   build the lab that the tests run in, or remove it
        cargo xtask test            run every test";
 
 fn main() -> ExitCode {
@@ -28,6 +29,8 @@ fn dispatch(args: &[&str]) -> Result<()> {
             lab::build_all()
         }
         ["lab", "--clean"] => cache::clean(),
+        ["demo"] => demo::run(),
+        ["demo-as-root", be] => demo::as_root(be.as_ref()),
         ["test"] => test::all(),
         _ => bail!("{USAGE}"),
     }

@@ -85,6 +85,20 @@ pub fn show(command: &Command) -> String {
     text
 }
 
+/// Runs a command whose output goes where ours does.
+///
+/// # Errors
+/// The program cannot be started or fails.
+pub fn status(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("start {}", show(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", show(command));
+    }
+    Ok(())
+}
+
 fn finish(command: &Command, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::unistd::Uid;
 
-use crate::run::{cmd, show};
+use crate::run::{cmd, status};
 use crate::{lab, packages, say};
 
 /// Runs every test.
@@ -38,8 +38,8 @@ pub fn all() -> Result<()> {
     step("the lab", ensure_lab)?;
     let real = [
         "test",
-        "--package",
-        "be-tests",
+        "--workspace",
+        "--quiet",
         "--",
         "--ignored",
         "--test-threads",
@@ -61,23 +61,13 @@ fn ensure_lab() -> Result<()> {
 }
 
 /// Built by the user, run with privileges: nothing in the tree becomes root's.
-fn cargo(args: &[&str], as_root: bool) -> Result<()> {
+pub(crate) fn cargo(args: &[&str], as_root: bool) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     if as_root && !Uid::effective().is_root() {
         command.args(["--config", "target.'cfg(unix)'.runner=['sudo','-E']"]);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     status(command.args(args).current_dir(root))
-}
-
-fn status(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("start {}", show(command)))?;
-    if !status.success() {
-        bail!("{}: {status}", show(command));
-    }
-    Ok(())
 }
 
 fn step(name: &str, action: impl FnOnce() -> Result<()>) -> Result<()> {
