@@ -112,7 +112,11 @@ impl Reporter {
                 err(&format!("be: {}", failure.message()));
             }
             if let Some(hint) = failure.hint().filter(|_| !self.quiet) {
-                err(&format!("    next: {hint}"));
+                // Several ways out stand below each other.
+                for (i, way) in hint.split("; ").enumerate() {
+                    let head = if i == 0 { "next:" } else { "     " };
+                    err(&format!("    {head} {way}"));
+                }
             }
         }
         failure.code()

@@ -55,10 +55,17 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
                     env.name()
                 ));
             }
-            State::Ready if !env.running => {
-                pending.push(format!("{}: complete, not booted yet", env.name()));
+            State::Ready if !env.running && upgrade.is_some() => {
+                pending.push(format!("{}: upgraded, not booted yet", env.name()));
             }
             _ => {}
+        }
+        let listed = inv.menu.entries.iter().any(|e| e == env.name().as_str());
+        if env.usable() && env.root.is_some() && !listed {
+            pending.push(format!(
+                "{}: no entry in the menu (be menu writes it, or says why not)",
+                env.name()
+            ));
         }
         if env.root.is_none() {
             pending.push(format!("{}: its root subvolume is gone", env.name()));

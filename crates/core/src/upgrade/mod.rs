@@ -92,8 +92,8 @@ impl UpgradeFailed {
     pub fn hint(&self) -> String {
         let name = &self.name;
         format!(
-            "look: be log {name}; inside: be shell {name}; go on: be upgrade --continue {name}; \
-             throw away: be destroy {name}"
+            "be log {name} shows what happened; be shell {name} to look inside and mend; \
+             be upgrade --continue {name} to go on; be destroy {name} to throw it away"
         )
     }
 }
