@@ -4,6 +4,7 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, sweep};
+use be_core::menu::Written;
 use be_core::model::Inventory;
 use be_core::plan::Plan;
 use be_core::refusal::Refusal;
@@ -31,8 +32,6 @@ pub struct Context<'a> {
 pub struct Work {
     /// None for a dry run.
     pub lock: Option<Lock>,
-    /// A sentence for each thing mended.
-    pub notes: Vec<String>,
     /// The system, read under the lock.
     pub inv: Inventory,
 }
@@ -48,33 +47,43 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// Take the lock, sweep up what an interrupted `be` left, and confirm the environment
-    /// that this runs in; a dry run does none of it.
-    pub fn begin(&self) -> Result<Work> {
-        if self.session.store.top.is_read_only()? {
+    /// Take the lock, tidy up what an interrupted `be` left, and confirm the environment
+    /// that this runs in. A dry run does none of it.
+    pub fn begin(&mut self) -> Result<Work> {
+        let work = self.begin_unconfirmed()?;
+        self.confirm(work)
+    }
+
+    /// As [`Context::begin`], for who may be leaving a bad environment.
+    pub fn begin_unconfirmed(&mut self) -> Result<Work> {
+        let store = &self.session.store;
+        if store.top.is_read_only()? {
             return Err(Refusal::ReadOnly.into());
         }
-        if !self.session.store.exists() {
+        if !store.exists() {
             return Err(Refusal::NotInitialised.into());
         }
-        if self.dry_run {
-            return Ok(Work {
-                lock: None,
-                notes: Vec::new(),
-                inv: self.session.observe()?,
-            });
+        let mut lock = None;
+        if !self.dry_run {
+            let taken = store.lock()?;
+            for note in sweep(&self.session, &taken)? {
+                self.reporter.note(&note);
+            }
+            self.session.store.keep_reserve();
+            lock = Some(taken);
         }
-        let lock = self.session.store.lock()?;
-        let mut notes = sweep(&self.session, &lock)?;
-        let mut inv = self.session.observe()?;
-        if let Some(name) = confirm_running(&self.session, &mut inv, &lock)? {
-            notes.push(format!("{name} is running: it is confirmed"));
+        let inv = self.session.observe()?;
+        Ok(Work { lock, inv })
+    }
+
+    fn confirm(&mut self, mut work: Work) -> Result<Work> {
+        if let Some(lock) = &work.lock
+            && let Some(name) = confirm_running(&self.session, &mut work.inv, lock)?
+        {
+            self.reporter
+                .note(&format!("{name} is running: it is confirmed"));
         }
-        Ok(Work {
-            lock: Some(lock),
-            notes,
-            inv,
-        })
+        Ok(work)
     }
 
     /// Carry out a plan, or show it in a dry run.
@@ -83,7 +92,7 @@ impl<'a> Context<'a> {
             return Ok(Err(show(plan)));
         };
         let mut done = execute(&self.session, work.inv, plan, &lock)?;
-        done.notes.splice(0..0, work.notes);
+        done.notes.extend(done.menu.iter().flat_map(Written::notes));
         Ok(Ok(done))
     }
 }
@@ -95,14 +104,6 @@ fn show(plan: &Plan) -> Outcome {
     Outcome::new(json!({ "dry_run": true, "steps": steps }))
         .text(text)
         .notes(plan.notes.clone())
-}
-
-/// The sentences that follow a written menu.
-pub fn menu_notes(done: &Done) -> Vec<String> {
-    let left_out = done.menu.iter().flat_map(|m| &m.left_out);
-    left_out
-        .map(|(name, why)| format!("{name} has no entry in the menu: {why}"))
-        .collect()
 }
 
 /// Open a file descriptor that the caller passed, as a file of our own.

@@ -50,6 +50,7 @@ impl Failure {
         match self.code() {
             exit::REFUSED => "refused",
             exit::BUSY => "busy",
+            exit::USAGE => "usage",
             exit::NO_SPACE => "no-space",
             exit::UPGRADE_FAILED => "upgrade-failed",
             exit::CONFLICTS => "conflicts",
@@ -81,7 +82,7 @@ impl Failure {
         match self.code() {
             exit::NO_SPACE => Some("make room, for example: be list, be destroy NAME".into()),
             exit::NOTHING => None,
-            _ => Some("be status; nothing that boots was changed".into()),
+            _ => Some("be status".into()),
         }
     }
 

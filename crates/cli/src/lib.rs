@@ -21,8 +21,14 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     if let Some(code) = hidden(&arguments) {
         return code;
     }
+    let json = arguments.iter().any(|a| a == "--json");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        Err(error) if json && error.use_stderr() => {
+            let text = error.to_string();
+            let message = text.lines().next().unwrap_or_default();
+            return Reporter::new(true, false, None).usage(message.trim_start_matches("error: "));
+        }
         Err(error) => {
             // Help and version are no errors; clap knows where to print which.
             let _closed = error.print();

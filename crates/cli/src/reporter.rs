@@ -62,6 +62,8 @@ pub struct Reporter {
     quiet: bool,
     progress: Option<std::fs::File>,
     line_open: bool,
+    /// What was said before the end, for the one document.
+    said: Vec<String>,
 }
 
 impl Reporter {
@@ -72,6 +74,7 @@ impl Reporter {
             quiet,
             progress,
             line_open: false,
+            said: Vec::new(),
         }
     }
 
@@ -81,7 +84,8 @@ impl Reporter {
         if self.json {
             let mut document = head(verb);
             document.extend(outcome.fields);
-            document.insert("notes".into(), json!(outcome.notes));
+            self.said.extend(outcome.notes);
+            document.insert("notes".into(), json!(self.said));
             self.document(document);
         } else {
             for note in &outcome.notes {
@@ -90,6 +94,19 @@ impl Reporter {
             out(&outcome.text);
         }
         outcome.code
+    }
+
+    /// Print that the command line is wrong, as a document.
+    pub fn usage(&mut self, message: &str) -> u8 {
+        let mut document = Map::new();
+        document.insert("schema".into(), json!("be/v1"));
+        let code = be_core::refusal::exit::USAGE;
+        document.insert(
+            "error".into(),
+            json!({ "kind": "usage", "message": message, "hint": "be --help", "code": code }),
+        );
+        self.document(document);
+        code
     }
 
     /// Print why a verb did not do it; gives the exit code.
@@ -106,6 +123,7 @@ impl Reporter {
                     "code": failure.code(),
                 }),
             );
+            document.insert("notes".into(), json!(self.said));
             self.document(document);
         } else {
             if !(self.quiet && failure.is_nothing()) {
@@ -113,7 +131,7 @@ impl Reporter {
             }
             if let Some(hint) = failure.hint().filter(|_| !self.quiet) {
                 // Several ways out stand below each other.
-                for (i, way) in hint.split("; ").enumerate() {
+                for (i, way) in hint.lines().enumerate() {
                     let head = if i == 0 { "next:" } else { "     " };
                     err(&format!("    {head} {way}"));
                 }
@@ -122,10 +140,17 @@ impl Reporter {
         failure.code()
     }
 
+    /// Whether standard output is for one document.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A sentence for a person.
     pub fn note(&mut self, text: &str) {
         self.end_line();
-        if !self.quiet && !self.json {
+        if self.json {
+            self.said.push(text.to_owned());
+        } else if !self.quiet {
             err(&format!("be: {text}"));
         }
     }

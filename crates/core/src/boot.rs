@@ -43,7 +43,7 @@ pub struct Examination {
 pub struct Ground {
     /// UUID of the filesystem.
     pub fs_uuid: String,
-    /// UUID of its only partition, if it is on one.
+    /// PARTUUID of its only device, if it has one.
     pub partuuid: Option<String>,
     /// The environment's root subvolume, as a value for `subvol=`.
     pub subvol: String,
@@ -78,6 +78,9 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
         }
     };
     let mut rejected = Vec::new();
+    if root.is_dir("boot").unwrap_or(false) && root.mount_point("boot").is_err() {
+        rejected.push("/boot is a link, which GRUB would follow elsewhere".to_owned());
+    }
     for files in boot_files(root) {
         match prove(root, ground, &user, &files) {
             Ok(kernel) => found.kernels.push(kernel),
@@ -111,9 +114,12 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
     found
 }
 
-/// The kernels in /boot. Links are left out: GRUB follows them from the top level of the
-/// filesystem, where they lead elsewhere.
+/// The kernels in /boot. Links are left out, also if /boot is one: GRUB follows them from
+/// the top level of the filesystem, where they lead elsewhere.
 fn boot_files(root: &Root) -> Vec<BootFiles> {
+    if root.mount_point("boot").is_err() {
+        return Vec::new();
+    }
     let names: Vec<String> = root
         .list("boot")
         .unwrap_or_default()
@@ -216,6 +222,7 @@ fn user_arguments(root: &Root, config: &Config) -> Result<(Vec<String>, Option<S
         }
         Err(e) => return Err(e.to_string()),
     };
+    let text = text + &debian_snippets(root);
     let way_out = "or set menu.kernel_arguments in /etc/be/be.toml";
     let grub =
         parse_default_grub(&text).map_err(|e| format!("/{FILE}: {e}; mend it, {way_out}"))?;
@@ -223,6 +230,27 @@ fn user_arguments(root: &Root, config: &Config) -> Result<(Vec<String>, Option<S
         .arguments()
         .map_err(|e| format!("/{FILE}: {e}; mend it, {way_out}"))?;
     Ok((arguments, None))
+}
+
+/// Debian's grub-mkconfig also reads /etc/default/grub.d/*.cfg, after the file itself.
+fn debian_snippets(root: &Root) -> String {
+    const DIR: &str = "etc/default/grub.d";
+    let mut names: Vec<_> = root
+        .list(DIR)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.ends_with(".cfg"))
+        .collect();
+    names.sort();
+    names
+        .iter()
+        .filter_map(|name| {
+            root.read_to_string(Path::new(DIR).join(name), MAX_TEXT)
+                .ok()
+        })
+        .map(|text| format!("\n{text}"))
+        .collect()
 }
 
 fn init_program(root: &Root, arguments: &[String]) -> Result<String, String> {

@@ -26,6 +26,11 @@ impl Entry {
         self.option("subvolid")
     }
 
+    /// Whether it mounts a btrfs as root; `auto` is one here, where the root is on btrfs.
+    pub fn is_btrfs_root(&self) -> bool {
+        self.target == Path::new("/") && ["btrfs", "auto"].contains(&self.fstype.as_str())
+    }
+
     fn option(&self, key: &str) -> Option<&str> {
         self.options
             .iter()
@@ -78,7 +83,7 @@ impl Fstab {
             .lines
             .iter()
             .map(|line| match &line.entry {
-                Some(e) if e.target == Path::new("/") && e.fstype == "btrfs" => {
+                Some(e) if e.is_btrfs_root() => {
                     let text = replace_options(&line.text, &root_options(&e.options, subvol));
                     let entry = parse_line(&text);
                     Line { text, entry }

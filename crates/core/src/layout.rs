@@ -81,7 +81,7 @@ fn separate(system: &System) -> Vec<PathBuf> {
     let mounted = system
         .mounts
         .iter()
-        .filter(|m| !VIRTUAL.contains(&m.fstype.as_str()))
+        .filter(|m| !VIRTUAL.contains(&m.fstype.as_str()) && !m.of_root)
         .map(|m| m.target.clone());
     let listed = system
         .fstab
@@ -182,14 +182,16 @@ fn esp(system: &System) -> Option<&PathBuf> {
         })
 }
 
-/// The mounts that a chroot into an environment gets: subvolumes of the same filesystem
-/// that fstab mounts and that are mounted now.
-pub fn shared(system: &System) -> Vec<(PathBuf, PathBuf)> {
+/// The mounts that a chroot into an environment gets: what fstab mounts and is mounted now,
+/// but for directories of the running root itself, which the clone has as its own.
+pub fn shared(system: &System) -> Vec<PathBuf> {
     system
         .mounts
         .iter()
-        .filter(|m| m.target != Path::new("/") && system.fstab.at(&m.target).is_some())
-        .filter_map(|m| Some((m.subvolume.clone()?, m.target.clone())))
+        .filter(|m| m.target != Path::new("/") && !m.of_root)
+        .filter(|m| !VIRTUAL.contains(&m.fstype.as_str()) && Some(&m.target) != esp(system))
+        .filter(|m| system.fstab.at(&m.target).is_some())
+        .map(|m| m.target.clone())
         .collect()
 }
 
@@ -246,20 +248,29 @@ mod tests {
     }
 
     #[test]
-    fn a_chroot_gets_what_fstab_mounts_from_the_same_filesystem() {
-        let mut s = system("UUID=x /home btrfs subvol=@home 0 0", &[]);
-        let mount = |target: &str, sub: Option<&str>| Mount {
+    fn a_chroot_gets_what_fstab_mounts() {
+        let mut s = system(
+            "UUID=x /home btrfs subvol=@home 0 0\nnas:/dist /var/cache/distfiles nfs ro 0 0\n\
+             /data /srv none bind 0 0\nUUID=y /efi vfat defaults 0 0\n",
+            &[],
+        );
+        let mount = |target: &str, fstype: &str, of_root| Mount {
             target: target.into(),
-            fstype: "btrfs".into(),
+            fstype: fstype.into(),
             source: "/dev/x".into(),
-            subvolume: sub.map(PathBuf::from),
+            of_root,
         };
         s.mounts = vec![
-            mount("/", Some("@")),
-            mount("/home", Some("@home")),
-            mount("/mnt/top", Some("")),
-            mount("/srv", None),
+            mount("/", "btrfs", true),
+            mount("/home", "btrfs", false),
+            mount("/mnt/top", "btrfs", false),
+            mount("/srv", "btrfs", true),
+            mount("/efi", "vfat", false),
+            mount("/var/cache/distfiles", "nfs", false),
         ];
-        assert_eq!(shared(&s), [("@home".into(), PathBuf::from("/home"))]);
+        assert_eq!(
+            shared(&s),
+            ["/home", "/var/cache/distfiles"].map(PathBuf::from)
+        );
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod execute;
 pub mod fstab;
 pub mod hook;
+pub mod host;
 pub mod layout;
 pub mod log;
 pub mod menu;

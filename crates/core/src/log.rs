@@ -10,7 +10,7 @@ use crate::name::EnvName;
 use crate::store::{Paths, Store};
 
 /// What is read of a log for people at the most, in bytes, from its end.
-const SHOWN: u64 = 64 << 20;
+const SHOWN: u64 = 2 << 20;
 
 /// The log of upgrades, from the top level.
 pub fn path(name: &EnvName) -> PathBuf {
@@ -33,8 +33,11 @@ pub(crate) fn append(store: &Store, name: &EnvName) -> Result<File> {
 pub fn read(store: &Store, name: &EnvName) -> Result<Option<String>> {
     let bytes = tail(store, &path(name), SHOWN)?;
     Ok(bytes.map(|b| {
-        let text = String::from_utf8_lossy(&b);
-        be_portage::pretend::strip_ansi(&text)
+        let text = be_portage::pretend::strip_ansi(&String::from_utf8_lossy(&b));
+        match b.len() as u64 == SHOWN {
+            true => format!("(the end of /{})\n{text}", path(name).display()),
+            false => text,
+        }
     }))
 }
 

@@ -23,8 +23,26 @@ pub struct Written {
     pub entries: Vec<String>,
     /// Environments without one, each with the reason.
     pub left_out: Vec<(String, String)>,
+    /// The environment that was to boot by default, and has no entry to do so.
+    pub lost_default: Option<String>,
     /// The text of the menu.
     pub text: String,
+}
+
+impl Written {
+    /// What is worth saying of it, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let left_out = self.left_out.iter();
+        let mut notes: Vec<_> = left_out
+            .map(|(name, why)| format!("{name} has no entry in the menu: {why}"))
+            .collect();
+        if let Some(name) = &self.lost_default {
+            notes.push(format!(
+                "{name} does not boot next any more; mend it, then: be activate {name}"
+            ));
+        }
+        notes
+    }
 }
 
 /// A menu that is being checked, not yet written.
@@ -84,9 +102,11 @@ fn render_with(
     let mut written = Written::default();
     let mut proven = Proven::default();
     let mut entries = Vec::new();
-    let mut add = |env: &Environment, proof: Result<Kernel, String>| match proof {
-        Ok(kernel) => {
-            entries.push(entry(env, &kernel));
+    let mut add = |env: &Environment, proof: Result<Kernel, String>| match proof
+        .and_then(|kernel| entry(env, &kernel))
+    {
+        Ok(entry) => {
+            entries.push(entry);
             written.entries.push(env.name().to_string());
         }
         Err(why) => written.left_out.push((env.name().to_string(), why)),
@@ -112,10 +132,13 @@ fn render_with(
         add(env, proof);
     }
     let default = request.default.as_str();
+    let listed = written.entries.iter().any(|e| e == default);
+    let was = inv.menu.default.as_deref() == Some(default);
+    written.lost_default = (!listed && was).then(|| default.to_owned());
     let menu = Menu {
         fs_uuid: inv.fs.uuid.clone(),
         // Without an entry of its own the default stays what the user's grub.cfg says.
-        default: written.entries.iter().find(|e| *e == default).cloned(),
+        default: listed.then(|| default.to_owned()),
         entries,
         modules: Vec::new(),
     };
@@ -141,7 +164,9 @@ fn verdict(found: Examination) -> Result<Kernel, String> {
     kernel.ok_or_else(|| "it has no kernel".to_owned())
 }
 
-fn entry(env: &Environment, kernel: &Kernel) -> Entry {
+/// The entry of an environment, or why GRUB cannot be given it: one bad entry must not
+/// cost the others theirs.
+fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String> {
     let root = env
         .root
         .as_ref()
@@ -153,14 +178,16 @@ fn entry(env: &Environment, kernel: &Kernel) -> Entry {
     if !env.record.description.is_empty() {
         title = format!("{title}, {}", env.record.description);
     }
-    Entry {
+    let entry = Entry {
         name: env.name().to_string(),
         title,
         linux: from_top(&kernel.linux),
         initrd: kernel.initrd.iter().map(|p| from_top(p)).collect(),
         args: kernel.arguments.clone(),
         unrestricted: false,
-    }
+    };
+    entry.check().map_err(|e| format!("{e:#}"))?;
+    Ok(entry)
 }
 
 /// Render the menu and start its check.
@@ -203,8 +230,11 @@ impl Prepared {
         session.store.top.sync()?;
         self.checker.finish().context("the menu was not written")?;
         staged.publish().context("cannot write the menu")?;
-        if self.switches {
-            session.store.top.commit()?;
+        if self.switches
+            && let Err(e) = session.store.top.commit()
+        {
+            // It is switched, and the disk will have it with the next commit.
+            tracing::warn!("the menu is written, but not yet on the disk: {e}");
         }
         Ok(self.written)
     }

@@ -41,6 +41,8 @@ pub struct Filesystem {
     pub device: PathBuf,
     /// `major:minor` of its superblock, as mountinfo shows it for all its mounts.
     pub number: String,
+    /// PARTUUID, if the filesystem has one device and that is a partition.
+    pub partuuid: Option<String>,
     /// Mounted read-only, or forced so after an error.
     pub read_only: bool,
     /// Bytes that can still be written: data or metadata, whichever ends first.
@@ -60,8 +62,8 @@ pub struct Mount {
     pub fstype: String,
     /// What is mounted: a device, mostly.
     pub source: String,
-    /// The subvolume (path from the top level) if it is of the same filesystem.
-    pub subvolume: Option<PathBuf>,
+    /// It shows a directory of the root subvolume itself.
+    pub of_root: bool,
 }
 
 /// The system at the system root.
@@ -123,8 +125,10 @@ pub struct Environment {
     pub busy: bool,
     /// Where its root is mounted in this mount namespace.
     pub mounted: Vec<PathBuf>,
-    /// Subvolumes inside its root that its record does not name.
+    /// Subvolumes inside its root that no record names, as paths in the root.
     pub nested: Vec<PathBuf>,
+    /// Subvolumes below its directory in the store that are not its own, as paths there.
+    pub foreign: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -188,8 +192,13 @@ pub struct GrubConfig {
 /// A path, and what it is relative to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The top level of the filesystem.
-    TopLevel(PathBuf),
+    /// A root subvolume.
+    InRoot {
+        /// Its path from the top level.
+        root: PathBuf,
+        /// The path in it.
+        path: PathBuf,
+    },
     /// The system root, across its mounts.
     SystemRoot(PathBuf),
 }
@@ -255,14 +264,29 @@ impl Inventory {
     /// cannot be kept safe.
     ///
     /// # Errors
-    /// [`Refusal::Damaged`].
+    /// [`Refusal::Damaged`], [`Refusal::MenuDamaged`].
     pub fn undamaged(&self) -> Result<(), Refusal> {
+        if let Some(why) = &self.menu.damage {
+            return Err(Refusal::MenuDamaged { why: why.clone() });
+        }
         match self.damaged.first() {
             Some((name, why)) => Err(Refusal::Damaged {
                 name: name.clone(),
                 why: why.clone(),
             }),
             None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// [`Refusal::NotHooked`], [`Refusal::NoGrub`]: a choice would have no effect.
+    pub fn hooked(&self) -> Result<(), Refusal> {
+        match (&self.menu.config, self.menu.hooked) {
+            (_, true) => Ok(()),
+            (Some(config), false) => Err(Refusal::NotHooked {
+                config: config.shown.clone(),
+            }),
+            (None, false) => Err(Refusal::NoGrub),
         }
     }
 

@@ -88,12 +88,14 @@ pub fn find(inv: &Inventory, what: &str) -> Result<Vec<PathBuf>, Refusal> {
     let not_mounted = || Refusal::NotMounted {
         what: what.to_owned(),
     };
-    let (env, mut found) = match EnvName::parse(what) {
-        Ok(name) => {
-            let env = inv.get(&name)?;
-            (env, env.mounted.clone())
+    let name = EnvName::parse(what).ok();
+    let known = name.as_ref().and_then(|name| inv.get(name).ok());
+    let (env, mut found) = match (known, &name) {
+        (Some(env), _) => (env, env.mounted.clone()),
+        (None, Some(name)) if !Path::new(what).exists() => {
+            return Err(inv.get(name).err().unwrap_or_else(not_mounted));
         }
-        Err(_) => {
+        (None, _) => {
             let dir = Path::new(what).canonicalize().map_err(|_| not_mounted())?;
             let env = inv
                 .environments

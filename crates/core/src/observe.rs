@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::{Node, Root, Tree, Uuid};
+use nix::libc;
 
 use crate::fstab::Fstab;
 use crate::model::{
@@ -70,6 +71,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 .map(|r| r.target.clone())
                 .collect();
             let nested = root_node.map_or_else(Vec::new, |n| nested_in(&tree, n, &uuids));
+            let foreign = foreign_in(&tree, &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
                 next: next.as_deref() == Some(record.name.as_str()),
@@ -77,6 +79,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 root: root_node.map(subvolume),
                 mounted,
                 nested,
+                foreign,
                 record,
             }
         })
@@ -106,15 +109,33 @@ fn is_there(dir: &Root, path: &Path) -> bool {
 
 fn filesystem(store: &Store, number: String) -> Result<Filesystem> {
     let space = store.top.space()?;
+    let devices = store.top.devices()?;
     Ok(Filesystem {
         uuid: store.top.fs_uuid().to_string(),
         device: store.top.device().to_owned(),
         number,
+        partuuid: match devices.len() {
+            1 => partuuid(store.top.device()),
+            // The kernel alone cannot put several devices together.
+            _ => None,
+        },
         read_only: store.top.is_read_only()?,
         free: space.data_available().min(space.metadata_available()),
         default_subvolume: store.top.default_subvolume()?,
         quotas: store.top.has_quotas(),
     })
+}
+
+/// The PARTUUID of a device, as udev's links have it.
+fn partuuid(device: &Path) -> Option<String> {
+    let device = device.canonicalize().ok()?;
+    std::fs::read_dir("/dev/disk/by-partuuid")
+        .ok()?
+        .flatten()
+        .find(|link| link.path().canonicalize().is_ok_and(|d| d == device))?
+        .file_name()
+        .into_string()
+        .ok()
 }
 
 fn system_root<'a>(tree: &'a Tree, dir: &Root, sysroot: &Path) -> Result<&'a Node> {
@@ -179,6 +200,28 @@ fn nested_in(tree: &Tree, root: &Node, known: &[Uuid]) -> Vec<PathBuf> {
     paths
 }
 
+/// Subvolumes below the directory of an environment that its record does not prove to be
+/// its own, as paths in that directory.
+fn foreign_in(tree: &Tree, record: &Record) -> Vec<PathBuf> {
+    let home = Paths::environment(&record.name);
+    let own: Vec<(PathBuf, Uuid)> = record
+        .made()
+        .into_iter()
+        .filter_map(|(path, uuid)| Some((home.join(path), uuid.parse().ok()?)))
+        .collect();
+    let mut foreign: Vec<_> = tree
+        .iter()
+        .filter(|n| n.path.starts_with(&home))
+        .filter(|n| {
+            !own.iter()
+                .any(|(path, uuid)| *path == n.path && *uuid == n.uuid)
+        })
+        .filter_map(|n| n.path.strip_prefix(&home).ok().map(Path::to_owned))
+        .collect();
+    foreign.sort();
+    foreign
+}
+
 fn observe_system(
     dir: &Root,
     root: &Node,
@@ -193,13 +236,12 @@ fn observe_system(
             continue;
         };
         let target = Path::new("/").join(below);
-        let same = row.device == device;
-        let subvolume = same.then(|| row.root.strip_prefix("/").unwrap_or(&row.root).to_owned());
+        let of_root = row.device == device && subvolume_at(&row.target) == Some(root.id);
         let mount = Mount {
             target: target.clone(),
             fstype: row.fstype.clone(),
             source: row.source.clone(),
-            subvolume,
+            of_root,
         };
         mounts.insert(target, mount);
     }
@@ -229,18 +271,19 @@ fn observe_system(
     }
 }
 
+/// Which subvolume a path lies in.
+fn subvolume_at(path: &Path) -> Option<u64> {
+    let file = std::fs::File::open(path).ok()?;
+    be_btrfs::subvolume_of(&file).ok().map(|within| within.id)
+}
+
 /// Active swapfiles that lie in the root subvolume itself.
 fn swapfiles_in(root: &Node, sysroot: &Path) -> Vec<PathBuf> {
     let text = std::fs::read("/proc/swaps").unwrap_or_default();
     be_btrfs::active_swapfiles(&text)
         .into_iter()
         .filter(|path| path.starts_with(sysroot))
-        .filter(|path| {
-            std::fs::File::open(path)
-                .ok()
-                .and_then(|file| be_btrfs::subvolume_of(&file).ok())
-                .is_some_and(|within| within.id == root.id)
-        })
+        .filter(|path| subvolume_at(path) == Some(root.id))
         .collect()
 }
 
@@ -297,7 +340,10 @@ fn grub_config(
                 true => format!("/{}", file.display()),
                 false => format!("/{} of {name}", file.display()),
             },
-            place: Place::TopLevel(root.path.join(file)),
+            place: Place::InRoot {
+                root: root.path.clone(),
+                path: file,
+            },
         });
     }
     let found = GRUB_HOMES
@@ -307,7 +353,10 @@ fn grub_config(
     Some(GrubConfig {
         shown: format!("/{}", found.display()),
         place: match &system.grub_home {
-            Some(_) => Place::TopLevel(system.root.path.join(&found)),
+            Some(_) => Place::InRoot {
+                root: system.root.path.clone(),
+                path: found,
+            },
             None => Place::SystemRoot(found),
         },
     })
@@ -316,7 +365,7 @@ fn grub_config(
 /// The text of GRUB's configuration.
 pub(crate) fn read_config(store: &Store, sysroot: &Root, config: &GrubConfig) -> Result<String> {
     let text = match &config.place {
-        Place::TopLevel(path) => store.dir.read_to_string(path, MAX_TEXT),
+        Place::InRoot { root, path } => store.root_of(root)?.read_to_string(path, MAX_TEXT),
         Place::SystemRoot(path) => sysroot.read_to_string(path, MAX_TEXT),
     };
     text.with_context(|| format!("cannot read {}", config.shown))
@@ -339,18 +388,35 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
         let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        // A process that ends while we look holds nothing.
-        let Ok(namespace) = std::fs::read_link(process.path().join("ns/mnt")) else {
-            continue;
+        let read = || -> std::io::Result<_> {
+            let namespace = std::fs::read_link(process.path().join("ns/mnt"))?;
+            // A chroot shows only what is mounted below it.
+            let root = std::fs::read_link(process.path().join("root"))?;
+            let text = std::fs::read(process.path().join("mountinfo"))?;
+            Ok((namespace, root, text))
         };
-        if seen.contains(&namespace) {
-            continue;
-        }
-        let Ok(rows) = read_mountinfo(&pid.to_string()) else {
-            continue;
+        let (namespace, root, text) = match read() {
+            Ok(found) => found,
+            // A process that ended while we looked holds nothing.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+                ) =>
+            {
+                continue;
+            }
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot read the mounts of process {pid}"));
+            }
         };
         let here = namespace == own;
-        seen.push(namespace);
+        let place = (namespace, root);
+        if seen.contains(&place) {
+            continue;
+        }
+        seen.push(place);
+        let rows = mountinfo::parse(&String::from_utf8_lossy(&text));
         uses.extend(
             rows.into_iter()
                 .filter(|r| r.device == number)

@@ -18,6 +18,8 @@ const FILE: &str = "@be/.grub/proven.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
     version: String,
+    fs_uuid: String,
+    partuuid: Option<String>,
     uuid: String,
     path: String,
     /// The transaction that last wrote the root: the same one, the same content.
@@ -83,6 +85,8 @@ fn key(env: &Environment, fs: &Filesystem, config: &Config) -> Option<Key> {
     let root = env.root.as_ref()?;
     Some(Key {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        fs_uuid: fs.uuid.clone(),
+        partuuid: fs.partuuid.clone(),
         uuid: root.uuid.clone(),
         path: root.option(),
         generation: root.generation,

@@ -140,6 +140,12 @@ pub struct Upgrade {
     /// Options for emerge that the person gave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Where emerge.log ended when the merge that runs, or was cut off, began; in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_start: Option<u64>,
+    /// The result is to boot by default; none in records of a `be` that did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activate: Option<bool>,
     /// Packages (`category/name-version`) that failed and have to be merged again, even
     /// if Portage says that they are installed: a failed pkg_postinst leaves them so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -159,6 +165,8 @@ impl Upgrade {
             started: now,
             ended: None,
             options: options.to_vec(),
+            log_start: None,
+            activate: None,
             failed: Vec::new(),
             error: None,
             extra: Map::new(),
@@ -222,6 +230,19 @@ impl Record {
     /// The root subvolume; [`Record::parse`] accepts no record without one.
     pub fn root(&self) -> Option<&Member> {
         self.subvolumes.first().filter(|m| m.mount == "/")
+    }
+
+    /// The subvolumes that were made for it, as paths below its directory with the UUIDs
+    /// that they must have; none for an adopted system. Innermost first is not needed:
+    /// none lies in another.
+    pub fn made(&self) -> Vec<(&'static str, &str)> {
+        let Some(root) = self.root().filter(|_| !self.adopted) else {
+            return Vec::new();
+        };
+        let base = root.base.as_ref().map(|b| ("base/root", b.uuid.as_str()));
+        std::iter::once(("root", root.uuid.as_str()))
+            .chain(base)
+            .collect()
     }
 
     /// Read the text of a record found in the directory `dir`.

@@ -29,7 +29,8 @@ pub mod exit {
     pub const NOTHING: u8 = 77;
 }
 
-/// A reason to do nothing. Whoever returns one has changed nothing.
+/// A reason to do nothing. A plan that ends in one has changed nothing; `be upgrade` gives
+/// some only at its end, and says so where it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // the message of each variant is its documentation
 pub enum Refusal {
@@ -136,6 +137,10 @@ pub enum Refusal {
     BadConfig {
         why: String,
     },
+    Blind,
+    MenuDamaged {
+        why: String,
+    },
     BadEmergeOption {
         why: String,
     },
@@ -175,7 +180,7 @@ impl Refusal {
             Damaged { name, .. } => {
                 format!("restore @be/{name}/be.json from a backup, or move @be/{name} away")
             }
-            RootMissing { name } => format!("be check {name}"),
+            RootMissing { name } => format!("be destroy {name}"),
             ReadOnly => {
                 "mount it writable: mount -o remount,rw / (and look at dmesg for the cause)".into()
             }
@@ -188,9 +193,9 @@ impl Refusal {
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
             Next { .. } => "activate another environment first: be activate NAME".into(),
             GrubHome { .. } => "keep it: GRUB reads them at every boot".into(),
-            NotMade { name } => format!(
-                "be did not make it; if you are sure: btrfs subvolume delete, then rm -r @be/{name}"
-            ),
+            NotMade { name } => {
+                format!("if you are sure: btrfs subvolume delete, then rm -r @be/{name}")
+            }
             DefaultSubvolume { .. } => "btrfs subvolume set-default 5 /".into(),
             InUse { name, .. } => format!("be umount {name}, or end what uses it"),
             Nested { .. } => "move them out, or delete them: btrfs subvolume delete PATH".into(),
@@ -207,8 +212,10 @@ impl Refusal {
             NoWayBack { running: None } => "be list, then be activate NAME".into(),
             NotMounted { .. } => "be list shows what is mounted where".into(),
             MountTarget { .. } => "choose an empty directory, or none to get one".into(),
-            MountBusy { .. } => "end what uses it: fuser -vm DIR shows it".into(),
+            MountBusy { dir } => format!("end what uses it: fuser -vm {} shows it", dir.display()),
             NotConfirmed { .. } => "answer y, or give -y".into(),
+            Blind => "leave the chroot or container; for a mounted system: be --sysroot DIR".into(),
+            MenuDamaged { .. } => "be menu writes it anew".into(),
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
             NoPortage => "be create, then upgrade in it by hand: be shell NAME".into(),
@@ -291,6 +298,11 @@ impl fmt::Display for Refusal {
             NotMounted { what } => write!(f, "{what} is not mounted by be"),
             MountTarget { dir, why } => write!(f, "cannot mount at {}: {why}", dir.display()),
             MountBusy { dir } => write!(f, "{} is in use", dir.display()),
+            Blind => write!(
+                f,
+                "from inside a chroot or container, what uses an environment cannot be seen"
+            ),
+            MenuDamaged { why } => write!(f, "the menu cannot be read: {why}"),
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),

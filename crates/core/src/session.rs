@@ -10,6 +10,7 @@ use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout;
 use crate::model::{Environment, Inventory, Subvolume};
+use crate::name::EnvName;
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Use;
 use crate::refusal::Refusal;
@@ -85,6 +86,24 @@ impl Session {
         ))
     }
 
+    /// The rule for what is to be cloned and booted: what keeps the origin (the running
+    /// environment if none is named) from booting would keep the clone from it, too.
+    ///
+    /// # Errors
+    /// [`Refusal::NotBootable`].
+    pub fn bootable(&self, inv: &Inventory, origin: Option<&EnvName>) -> Result<()> {
+        let origin = match origin {
+            Some(name) => inv.get(name)?,
+            None => inv.running()?,
+        };
+        let problems = self.examine(inv, origin)?.problems;
+        let name = origin.name().clone();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::NotBootable { name, problems }.into()),
+        }
+    }
+
     /// Find out whether a clone will boot, from the base that it equals; its fstab is
     /// about to be rewritten and not looked at.
     pub(crate) fn examine_at(
@@ -112,7 +131,12 @@ impl Session {
         let mut job = Job::new(&inv.fs.device, &subvolume.path, argv);
         job.binds = layout::shared(&inv.system)
             .into_iter()
-            .map(|(subvolume, target)| Bind { subvolume, target })
+            .map(|target| Bind {
+                source: inv
+                    .sysroot
+                    .join(target.strip_prefix("/").unwrap_or(&target)),
+                target,
+            })
             .collect();
         job.resolv_conf = std::fs::read_to_string("/etc/resolv.conf").ok();
         Ok(job)
@@ -122,7 +146,7 @@ impl Session {
 fn ground(inv: &Inventory, subvolume: &Subvolume, fstab: Fstab) -> Ground {
     Ground {
         fs_uuid: inv.fs.uuid.clone(),
-        partuuid: partuuid(&inv.fs.device),
+        partuuid: inv.fs.partuuid.clone(),
         subvol: subvolume.option(),
         subvolid: subvolume.id,
         is_default: subvolume.id == inv.fs.default_subvolume,
@@ -137,16 +161,4 @@ fn read_config(root: &Root) -> Result<Config> {
         Err(e) => return Err(e).context("cannot read the configuration"),
     };
     Config::parse(&text).map_err(|why| Refusal::BadConfig { why }.into())
-}
-
-/// The PARTUUID of a device, as udev's links have it.
-fn partuuid(device: &Path) -> Option<String> {
-    let device = device.canonicalize().ok()?;
-    std::fs::read_dir("/dev/disk/by-partuuid")
-        .ok()?
-        .flatten()
-        .find(|link| link.path().canonicalize().is_ok_and(|d| d == device))?
-        .file_name()
-        .into_string()
-        .ok()
 }

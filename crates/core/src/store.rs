@@ -21,6 +21,9 @@ use crate::name::EnvName;
 use crate::record::Record;
 use crate::refusal::Refusal;
 
+/// Bytes that are kept for a full disk: btrfs reserves much more for a file than it needs.
+const RESERVE: u64 = 4 << 20;
+
 /// The longest record that is read, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
 
@@ -37,6 +40,8 @@ impl Paths {
     pub const GRUB: &str = "@be/.grub";
     /// The menu.
     pub const MENU: &str = "@be/.grub/menu.cfg";
+    /// Room for a menu on a full disk.
+    pub const RESERVE: &str = "@be/.work/reserve";
     /// The lock.
     pub const LOCK: &str = "@be/lock";
 
@@ -122,8 +127,15 @@ impl Store {
         let busy = || Refusal::Busy {
             what: format!("another be works in {name}"),
         };
-        let file = self.open_dir(&Paths::environment(name))?;
-        Ok(Claim(flock(file, FlockArg::LockExclusiveNonblock, busy)?))
+        for _ in 0..20 {
+            let file = self.open_dir(&Paths::environment(name))?;
+            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                return Ok(Claim(lock));
+            }
+            // `be list` asks with a lock of its own, for a moment.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err(busy().into())
     }
 
     /// Claim the right to run an upgrade; there is one at a time.
@@ -189,11 +201,11 @@ impl Store {
             .with_context(|| format!("cannot write the record of {}", record.name))
     }
 
-    /// Write a record into `dir`, which is not an environment yet; it is on disk with the
-    /// next sync.
+    /// Write a record into `dir`, which is not an environment yet: its content is on disk,
+    /// so that it cannot become an environment with an empty record.
     pub fn write_new_record(&self, dir: &Path, record: &Record) -> Result<()> {
         self.dir
-            .write_later(dir.join("be.json"), record.to_text()?.as_bytes(), 0o600)
+            .write_synced(dir.join("be.json"), record.to_text()?.as_bytes(), 0o600)
             .with_context(|| format!("cannot write the record of {}", record.name))
     }
 
@@ -203,6 +215,35 @@ impl Store {
             return Ok(self.top.root()?);
         }
         Ok(self.dir.sub(subvolume)?)
+    }
+
+    /// Keep some room for the day when the disk is full. Without room there is none to keep.
+    pub fn keep_reserve(&self) {
+        if self.dir.exists(Paths::RESERVE).unwrap_or(true) {
+            return;
+        }
+        let made = self.dir.create_new(Paths::RESERVE, 0o600).and_then(|file| {
+            let all = rustix::fs::FallocateFlags::empty();
+            if rustix::fs::fallocate(&file, all, 0, RESERVE).is_err() {
+                self.dir.remove_file(Paths::RESERVE)?;
+            }
+            Ok(())
+        });
+        if let Err(e) = made {
+            tracing::debug!("no reserve is kept: {e}");
+        }
+    }
+
+    /// Give the reserve away; whether there was one.
+    pub fn use_reserve(&self) -> Result<bool> {
+        match self.dir.remove_file(Paths::RESERVE) {
+            Ok(()) => {
+                self.top.sync()?;
+                Ok(true)
+            }
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Names below one of the work directories.

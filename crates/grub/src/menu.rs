@@ -198,6 +198,14 @@ impl Menu {
 }
 
 impl Entry {
+    /// Whether GRUB can be given it.
+    ///
+    /// # Errors
+    /// Those of [`Menu::render`] that come from one entry.
+    pub fn check(&self) -> Result<()> {
+        self.view().map(drop)
+    }
+
     fn view(&self) -> Result<EntryView<'_>> {
         ensure!(
             is_name(&self.name),

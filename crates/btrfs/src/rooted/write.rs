@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr,
-    flistxattr, fsetxattr, fstat, fsync, mkdirat, openat, renameat, renameat_with, symlinkat,
-    unlinkat,
+    AtFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags, chownat, fchmod, fchown, fdatasync,
+    fgetxattr, flistxattr, fsetxattr, fstat, fsync, mkdirat, openat, renameat, renameat_with,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -44,6 +44,16 @@ impl Root {
         fsync(&staged.file).on(OP, path)?;
         let dir = staged.publish()?;
         fsync(&dir).on(OP, path)
+    }
+
+    /// As [`Root::write_atomic`], for a file of which the name need not be on
+    /// disk yet: after a power cut it has the old content or the new one.
+    pub fn write_synced(&self, path: impl AsRef<Path>, content: &[u8], mode: u32) -> Result<()> {
+        const OP: &str = "write";
+        let path = path.as_ref();
+        let staged = self.stage(path, content, mode)?;
+        fdatasync(&staged.file).on(OP, path)?;
+        staged.publish().map(drop)
     }
 
     /// As [`Root::write_atomic`], for a file that nobody relies on before the

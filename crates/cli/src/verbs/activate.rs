@@ -4,10 +4,10 @@ use anyhow::Result;
 use be_core::name::EnvName;
 use be_core::plan;
 use be_core::refusal::NothingToDo;
-use be_core::stale::left_behind;
+use be_core::stale::{LeftBehind, left_behind};
 use serde_json::{Value, json};
 
-use crate::context::{Context, menu_notes};
+use crate::context::{Context, Work};
 use crate::reporter::Outcome;
 
 /// Choose the environment that boots by default; nothing else is changed.
@@ -37,6 +37,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
 /// Make `name` boot by default.
 pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome> {
     let work = ctx.begin()?;
+    switch(ctx, work, name, once)
+}
+
+/// Make `name` boot by default, with what was taken to do so.
+pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Result<Outcome> {
     let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
@@ -49,7 +54,12 @@ pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome
         problems,
     };
     let planned = plan::activate(inv, &request)?;
-    let stays = left_behind(&ctx.session, inv, env)?;
+    let stays = left_behind(&ctx.session, inv, env).unwrap_or_else(|e| {
+        // It is for information: the switch does not depend on it.
+        ctx.reporter
+            .note(&format!("what stays behind is not known: {e:#}"));
+        LeftBehind::default()
+    });
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown.notes(stays.sentences())),
@@ -60,6 +70,5 @@ pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome
     }))
     .text(format!("{name} boots next\n"))
     .notes(done.notes.clone())
-    .notes(menu_notes(&done))
     .notes(stays.sentences()))
 }

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use be_core::name::EnvName;
 use be_core::plan;
+use be_core::refusal::Refusal;
 use serde_json::json;
 
-use crate::context::{Context, menu_notes};
+use crate::context::Context;
 use crate::reporter::Outcome;
-use crate::verbs::activate;
 
 /// Clone an environment; the running one unless -e names another.
 #[derive(Debug, clap::Args)]
@@ -43,23 +43,21 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         description: args.description.clone(),
         now: ctx.now,
         upgrade: None,
+        activate: args.activate,
         min_free: plan::MIN_FREE,
     };
     let (name, planned) = plan::create(inv, &request)?;
     if args.once {
-        return Err(be_core::refusal::Refusal::NoOnce.into());
+        return Err(Refusal::NoOnce.into());
+    }
+    if args.activate {
+        ctx.session.bootable(inv, args.origin.as_ref())?;
     }
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),
     };
-    let mut outcome = Outcome::new(json!({ "environment": name }))
+    Ok(Outcome::new(json!({ "environment": name }))
         .text(format!("{name}\n"))
-        .notes(done.notes.clone())
-        .notes(menu_notes(&done));
-    if args.activate {
-        let activated = activate::activate(ctx, &name, false)?;
-        outcome = outcome.notes(activated.notes);
-    }
-    Ok(outcome)
+        .notes(done.notes))
 }

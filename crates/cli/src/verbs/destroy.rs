@@ -1,12 +1,13 @@
 //! `be destroy`
 
 use anyhow::Result;
+use be_core::host;
 use be_core::name::EnvName;
 use be_core::plan;
 use be_core::refusal::Refusal;
 use serde_json::json;
 
-use crate::context::{Context, menu_notes};
+use crate::context::Context;
 use crate::reporter::Outcome;
 
 /// Delete environments with all that be made for them.
@@ -26,6 +27,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if !host::sees_the_machine() {
+        return Err(Refusal::Blind.into());
+    }
     let request = plan::Destroy {
         names: args.names.clone(),
         unmount: args.unmount,
@@ -50,7 +54,5 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         Ok(done) => done,
         Err(shown) => return Ok(shown),
     };
-    Ok(Outcome::new(json!({ "destroyed": args.names }))
-        .notes(done.notes.clone())
-        .notes(menu_notes(&done)))
+    Ok(Outcome::new(json!({ "destroyed": args.names })).notes(done.notes.clone()))
 }

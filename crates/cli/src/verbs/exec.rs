@@ -1,7 +1,7 @@
 //! `be exec`
 
 use anyhow::Result;
-use be_core::chroot::{Interrupted, exit_code, wait};
+use be_core::chroot::{Interrupted, Output, exit_code, take_terminal_back, wait};
 use be_core::name::EnvName;
 use serde_json::json;
 
@@ -21,11 +21,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    enter(&args.env, args.command.clone(), ctx)
+    enter(&args.env, args.command.clone(), None, ctx)
 }
 
-/// Run `command` in the environment `name`, at this terminal.
-pub fn enter(name: &EnvName, command: Vec<String>, ctx: &mut Context) -> Result<Outcome> {
+/// Run `command` in the environment `name`, at this terminal, after a word about it.
+pub fn enter(
+    name: &EnvName,
+    command: Vec<String>,
+    word: Option<String>,
+    ctx: &mut Context,
+) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     let env = inv.get(name)?;
     let mut job = ctx.session.job(&inv, env, command.clone())?;
@@ -35,9 +40,16 @@ pub fn enter(name: &EnvName, command: Vec<String>, ctx: &mut Context) -> Result<
         return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))
             .text(format!("would {step}\n")));
     }
+    if let Some(word) = word {
+        ctx.reporter.note(&word);
+    }
     let interrupted = Interrupted::watch()?;
-    let mut child = job.start(None)?;
+    let mut child = job.start(match ctx.reporter.is_json() {
+        true => Output::ToStderr,
+        false => Output::Inherited,
+    })?;
     let code = exit_code(wait(&mut child, &interrupted, || ())?);
+    take_terminal_back();
     Ok(
         Outcome::new(json!({ "environment": name, "command": command, "exit": code }))
             .code(u8::try_from(code).unwrap_or(1)),

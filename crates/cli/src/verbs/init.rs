@@ -7,7 +7,7 @@ use be_core::plan;
 use be_core::refusal::{NothingToDo, Refusal};
 use serde_json::json;
 
-use crate::context::{Context, Work, menu_notes};
+use crate::context::{Context, Work};
 use crate::reporter::Outcome;
 
 /// Adopt the running system as the first environment; nothing is moved.
@@ -31,11 +31,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     plan::init(&inv, &request)?;
     let work = if ctx.dry_run {
-        Work {
-            lock: None,
-            notes: Vec::new(),
-            inv,
-        }
+        Work { lock: None, inv }
     } else {
         store.make()?;
         ctx.begin()?
@@ -72,6 +68,5 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     .text(format!(
         "{text}This system is environment {name} now. Next: be upgrade\n"
     ))
-    .notes(done.notes.clone())
-    .notes(menu_notes(&done)))
+    .notes(done.notes.clone()))
 }

@@ -1,10 +1,10 @@
 //! `be menu`
 
 use anyhow::Result;
-use be_core::plan::{Plan, Proofs, Step};
+use be_core::plan::{self, Plan, Proofs, Step};
 use serde_json::json;
 
-use crate::context::{Context, menu_notes};
+use crate::context::Context;
 use crate::reporter::Outcome;
 
 /// Write GRUB's menu of the environments anew; for kernel hooks and after mending.
@@ -16,16 +16,7 @@ pub struct Args {}
 pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let work = ctx.begin()?;
     let inv = &work.inv;
-    let running = inv.running().ok().map(|e| e.name().clone());
-    let next = inv
-        .environments
-        .iter()
-        .find(|e| e.next)
-        .map(|e| e.name().clone());
-    let Some(default) = next.or(running) else {
-        inv.running()?;
-        unreachable!("running() is an error here");
-    };
+    let default = plan::default(inv, inv.running()?.name());
     if ctx.dry_run {
         let written = be_core::menu::render(&ctx.session, inv, &default)?;
         return Ok(Outcome::new(json!({
@@ -59,7 +50,6 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
                 "{} entries; {default} boots by default\n",
                 entries.len()
             ))
-            .notes(done.notes.clone())
-            .notes(menu_notes(&done)),
+            .notes(done.notes.clone()),
     )
 }

@@ -31,6 +31,9 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
                 .text(format!("would {step}\n")));
         }
         Target::New(dir) => {
+            // Held for a moment, so that nobody destroys it meanwhile.
+            let _lock = ctx.session.store.lock()?;
+            ctx.session.observe()?.get(&args.env)?;
             mount(&ctx.session, env, &dir)?;
             dir
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use be_core::name::EnvName;
 use be_core::plan;
 
-use super::activate::activate;
+use super::activate::switch;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
@@ -18,9 +18,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    // What is left behind may be bad: it is not confirmed by that.
+    let work = ctx.begin_unconfirmed()?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => plan::rollback_target(&ctx.session.observe()?)?,
+        None => plan::rollback_target(&work.inv)?,
     };
-    activate(ctx, &name, false)
+    switch(ctx, work, &name, false)
 }

@@ -17,15 +17,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    if !ctx.dry_run {
-        ctx.reporter
-            .note(&format!("you are in {}; leave it with exit", args.env));
-    }
     // The login shell of root in the environment, not of the caller: it must exist there.
     let command = [
         "/bin/sh",
         "-c",
         "exec \"$(command -v bash || echo /bin/sh)\" -l",
     ];
-    enter(&args.env, command.map(str::to_owned).to_vec(), ctx)
+    let word = format!("you are in {}; leave it with exit", args.env);
+    enter(
+        &args.env,
+        command.map(str::to_owned).to_vec(),
+        Some(word),
+        ctx,
+    )
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use be_core::chroot::Interrupted;
+use be_core::menu::Written;
 use be_core::name::EnvName;
 use be_core::portage::log::{Progress, render};
 use be_core::portage::pretend::Planned;
@@ -103,7 +104,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let request = Request {
         kind,
         pretend: args.pretend,
-        activate: args.activate || (!args.no_activate && ctx.session.config.upgrade.activate),
+        activate: match (args.activate, args.no_activate) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
         options: args.options.clone(),
         now: ctx.now,
     };
@@ -111,11 +116,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         return dry_run(ctx, &request);
     }
     // Confirms the running environment and gives the lock back: an upgrade takes it itself.
-    let begun = ctx.begin()?;
-    for note in &begun.notes {
-        ctx.reporter.note(note);
-    }
-    drop(begun);
+    drop(ctx.begin()?);
     let interrupted = Interrupted::watch()?;
     let mut show = Show {
         reporter: ctx.reporter,
@@ -127,10 +128,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             Ok(Outcome::new(json!({ "pretended": planned })).text(text))
         }
         Upgraded::Ready(report) => {
-            let left_out = report.menu.iter().flat_map(|m| &m.left_out);
-            let left_out: Vec<String> = left_out
-                .map(|(name, why)| format!("{name} has no entry in the menu: {why}"))
-                .collect();
+            let menu: Vec<String> = report.menu.iter().flat_map(Written::notes).collect();
             Ok(Outcome::new(json!({
                 "environment": report.name,
                 "packages": report.packages,
@@ -140,7 +138,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             }))
             .text(report.text())
             .notes(report.notes.clone())
-            .notes(left_out))
+            .notes(menu))
         }
     }
 }
@@ -168,10 +166,15 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     if !request.pretend {
         steps.push(format!("merge it in {name}"));
         steps.push(format!("check that {name} boots"));
-        steps.push(match request.activate {
-            true => format!("write the menu; {name} boots by default"),
-            false => "write the menu; the default stays".to_owned(),
-        });
+        steps.push(
+            match request
+                .activate
+                .unwrap_or(ctx.session.config.upgrade.activate)
+            {
+                true => format!("write the menu; {name} boots by default"),
+                false => "write the menu; the default stays".to_owned(),
+            },
+        );
     }
     let text: String = steps.iter().map(|s| format!("would {s}\n")).collect();
     Ok(Outcome::new(json!({ "dry_run": true, "steps": steps }))

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -125,8 +124,9 @@ fn read(argument: &OsStr) -> Result<Job> {
 
 fn die_with_parent(parent: u32) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie this process to its parent")?;
-    // The parent may have died before; /proc still shows the PID namespace outside.
-    if !Path::new(&format!("/proc/{parent}")).exists() {
+    // It may have died before. /proc still shows the PID namespace outside; of a zombie it
+    // has the directory, but no program any more.
+    if std::fs::read_link(format!("/proc/{parent}/exe")).is_err() {
         bail!("the process that asked for this is gone");
     }
     Ok(())

@@ -27,13 +27,13 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 pub use init::{enter, init, supervise};
-pub use wait::{Interrupted, wait};
+pub use wait::{Interrupted, take_terminal_back, wait};
 
-/// What is mounted over the environment while a program runs in it.
+/// A mount of the running system that the environment gets too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bind {
-    /// A subvolume, by its path from the top level.
-    pub subvolume: PathBuf,
+    /// Where it is now.
+    pub source: PathBuf,
     /// Where it goes in the environment.
     pub target: PathBuf,
 }
@@ -45,7 +45,7 @@ pub struct Job {
     pub device: PathBuf,
     /// The root subvolume, by its path from the top level.
     pub root: PathBuf,
-    /// The environment's other subvolumes.
+    /// What it shares with the running system.
     pub binds: Vec<Bind>,
     /// Text for the resolver, where the environment's own resolv.conf is a link into /run.
     pub resolv_conf: Option<String>,
@@ -72,15 +72,21 @@ impl Job {
         }
     }
 
-    /// Start it. Output goes to `out` (both streams), or to the terminal without one.
+    /// Start it.
     ///
     /// # Errors
     /// When the supervisor cannot be started. All later failures are its exit status.
-    pub fn start(&self, out: Option<std::fs::File>) -> Result<Child> {
+    pub fn start(&self, output: Output) -> Result<Child> {
         let mut command = again("__supervise", &self.for_child()?)?;
-        if let Some(out) = out {
-            let err = out.try_clone().context("cannot duplicate the log")?;
-            command.stdin(Stdio::null()).stdout(out).stderr(err);
+        match output {
+            Output::Inherited => {}
+            Output::ToStderr => {
+                command.stdout(std::io::stderr());
+            }
+            Output::Log(out) => {
+                let err = out.try_clone().context("cannot duplicate the log")?;
+                command.stdin(Stdio::null()).stdout(out).stderr(err);
+            }
         }
         command
             .spawn()
@@ -94,8 +100,16 @@ impl Job {
     }
 }
 
-/// The hidden verbs by which `be` starts itself, each with one JSON argument.
-pub const HIDDEN_VERBS: [&str; 3] = ["__supervise", "__init", "__enter"];
+/// Where a program's output goes.
+#[derive(Debug)]
+pub enum Output {
+    /// Where ours goes.
+    Inherited,
+    /// All to standard error: standard output is for our own document.
+    ToStderr,
+    /// Both streams to a file, with no input.
+    Log(std::fs::File),
+}
 
 fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {
     let mut command = Command::new("/proc/self/exe");

@@ -18,6 +18,9 @@ use super::Job;
 /// nothing that is needed before the pivot lies below it.
 const STAGE: &str = "/run";
 
+/// mtimedb and Portage's other notes on what is installed.
+const EDB: &str = "/var/cache/edb";
+
 /// The finished mounts, not yet the root of the namespace.
 pub(super) struct Stage;
 
@@ -42,6 +45,11 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     // Opened before the tmpfs covers /run, where a device node may be linked to.
     let top = TopLevel::open_device(&job.device)?;
     let root = top.clone_mount(&job.root)?;
+    let binds = job
+        .binds
+        .iter()
+        .map(|bind| Ok((host_mount(&bind.source)?, relative(&bind.target))))
+        .collect::<Result<Vec<_>>>()?;
     tmpfs(Path::new(STAGE), 0o755, Some(16 << 20))?;
     let stage = Stage;
     let env = stage.environment();
@@ -55,13 +63,20 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     mount("sysfs", target(&env, "sys")?.path(), "sysfs", sys, None).context("cannot mount /sys")?;
     // One by one and not recursively: below /dev/shm anything may be mounted.
     for dir in ["dev", "dev/pts"] {
-        attach(&host_mount(dir)?, &target(&env, dir)?)?;
+        attach(&host_mount(&Path::new("/").join(dir))?, &target(&env, dir)?)?;
     }
     tmpfs(&target(&env, "dev/shm")?.path(), 0o1777, None)?;
-    for bind in &job.binds {
-        let tree = top.clone_mount(&bind.subvolume)?;
-        let place = target(&env, bind.target.strip_prefix("/").unwrap_or(&bind.target))?;
-        attach(&tree, &place)?;
+    // Portage's own state belongs to the packages, also where /var/cache is shared.
+    let edb = relative(Path::new(EDB));
+    let own_edb = match binds.iter().any(|(_, to)| edb.starts_with(to)) {
+        true => Some(clone_dir(&target(&env, edb)?)?),
+        false => None,
+    };
+    for (tree, to) in &binds {
+        attach(tree, &target(&env, to)?)?;
+    }
+    if let Some(tree) = own_edb {
+        attach(&tree, &target(&env, edb)?)?;
     }
     tmpfs(&target(&env, "run")?.path(), 0o755, None)?;
     // The tmpfs covers what `target` opened: look again.
@@ -72,10 +87,19 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
 }
 
 /// A detached copy of the host's mount at this path, without what is mounted below it.
-fn host_mount(path: &str) -> Result<OwnedFd> {
+fn host_mount(path: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(CWD, Path::new("/").join(path), flags)
-        .with_context(|| format!("cannot clone the mount of /{path}"))
+    open_tree(CWD, path, flags)
+        .with_context(|| format!("cannot clone the mount of {}", path.display()))
+}
+
+/// A directory of the environment as a mount of its own.
+fn clone_dir(dir: &Target) -> Result<OwnedFd> {
+    host_mount(&dir.path())
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 fn nosuid() -> MountFlags {

@@ -24,7 +24,8 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
-    /// Install the handlers; the process no longer ends by these signals.
+    /// Install the handlers; the process no longer ends by these signals. One that the
+    /// caller ignores, as nohup does, stays ignored.
     ///
     /// # Errors
     /// When a handler cannot be installed.
@@ -33,9 +34,15 @@ impl Interrupted {
             int: Arc::default(),
             term: Arc::default(),
         };
-        flag::register(SIGINT, this.int.clone()).context("cannot watch for SIGINT")?;
-        for signal in [SIGTERM, SIGHUP] {
-            flag::register(signal, this.term.clone()).context("cannot watch for SIGTERM")?;
+        let ignored = ignored();
+        for (signal, flag) in [
+            (SIGINT, &this.int),
+            (SIGTERM, &this.term),
+            (SIGHUP, &this.term),
+        ] {
+            if ignored & (1 << (signal - 1)) == 0 {
+                flag::register(signal, flag.clone()).context("cannot watch for signals")?;
+            }
         }
         Ok(this)
     }
@@ -50,10 +57,19 @@ impl Interrupted {
     }
 }
 
+/// The signals that this process ignores, as the mask in proc_pid_status(5).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
 /// Wait for `child`, calling `tick` about ten times a second.
 ///
-/// After SIGTERM the child is asked to end, and killed when it has not within
-/// [`GRACE`]. After Ctrl-C it has been asked already, by the terminal.
+/// After SIGTERM or SIGHUP the child is asked to end, and killed when it has not within
+/// [`GRACE`]. Ctrl-C has reached it already, from the terminal; what it makes of it is its
+/// own affair.
 ///
 /// # Errors
 /// When waiting itself fails.
@@ -63,22 +79,21 @@ pub fn wait(
     mut tick: impl FnMut(),
 ) -> Result<ExitStatus> {
     let mut nap = Duration::from_micros(500);
-    let mut asked = None;
+    let mut asked: Option<Instant> = None;
     loop {
         if let Some(status) = child.try_wait().context("cannot wait for a child")? {
             return Ok(status);
         }
-        if interrupted.came() {
-            let since = *asked.get_or_insert_with(|| {
-                if interrupted.must_pass_on() {
-                    pass_on(child);
-                }
-                Instant::now()
-            });
-            if since.elapsed() > GRACE {
-                // The supervisor's death ends the PID namespace with all in it.
+        match asked {
+            None if interrupted.must_pass_on() => {
+                pass_on(child);
+                asked = Some(Instant::now());
+            }
+            // The supervisor's death ends the PID namespace with all in it.
+            Some(since) if since.elapsed() > GRACE => {
                 child.kill().context("cannot kill a child")?;
             }
+            _ => {}
         }
         tick();
         std::thread::sleep(nap);
@@ -91,4 +106,21 @@ fn pass_on(child: &Child) {
         // It may have ended in this moment, which the next try_wait shows.
         let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
+}
+
+/// Make our process group the one in the foreground of the terminal again: a shell in the
+/// chroot cannot, because it does not see the group that was there before.
+pub fn take_terminal_back() {
+    use nix::sys::signal::{SigSet, Signal};
+    let stdin = std::io::stdin();
+    if !std::io::IsTerminal::is_terminal(&stdin) {
+        return;
+    }
+    let mut background = SigSet::empty();
+    background.add(Signal::SIGTTOU);
+    // Without the terminal there is nothing to take back.
+    let _none = background
+        .thread_block()
+        .and_then(|()| nix::unistd::tcsetpgrp(&stdin, nix::unistd::getpgrp()))
+        .and_then(|()| background.thread_unblock());
 }

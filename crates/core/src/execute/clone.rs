@@ -128,13 +128,13 @@ fn rewrite_fstab(clone: &Root, record: &Record) -> Result<()> {
     let again = Fstab::parse(&new.to_text());
     let wrong = again
         .entries()
-        .filter(|e| e.target == Path::new("/") && e.fstype == "btrfs")
+        .filter(|e| e.is_btrfs_root())
         .any(|e| e.subvol() != Some(subvol.trim_matches('/')) || e.subvolid().is_some());
     if wrong || again.entries().count() != old.entries().count() {
         bail!("the fstab of the clone could not be rewritten; nothing was kept");
     }
     if new != old {
-        clone.write_later(FSTAB, new.to_text().as_bytes(), 0o644)?;
+        clone.write_synced(FSTAB, new.to_text().as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -192,5 +192,6 @@ fn unborn(record: &Record) -> Environment {
         busy: false,
         mounted: Vec::new(),
         nested: Vec::new(),
+        foreign: Vec::new(),
     }
 }

@@ -9,8 +9,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
+use crate::host;
 use crate::menu::{self, Prepared, Written};
 use crate::model::{GrubConfig, Inventory, Place};
+use crate::mount;
 use crate::name::EnvName;
 use crate::observe::read_config;
 use crate::plan::{Plan, Step};
@@ -47,7 +49,7 @@ pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> 
     let next = plan.steps.iter().skip(1).map(Some).chain([None]);
     for (step, next) in plan.steps.iter().zip(next) {
         tracing::info!("{step}");
-        work.run(step, next)
+        work.run_on_full_disk(step, next)
             .with_context(|| format!("could not {step}"))?;
     }
     if work.done.menu.is_none() {
@@ -67,6 +69,18 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// What changes the menu must work on a full disk too: it is the way to make room.
+    fn run_on_full_disk(&mut self, step: &Step, next: Option<&Step>) -> Result<()> {
+        let first = self.run(step, next);
+        let repeatable = matches!(step, Step::WriteMenu { .. } | Step::Update(_));
+        match first {
+            Err(e) if repeatable && is_full(&e) && self.session.store.use_reserve()? => {
+                self.run(step, next)
+            }
+            other => other,
+        }
+    }
+
     fn run(&mut self, step: &Step, next: Option<&Step>) -> Result<()> {
         let session = self.session;
         match step {
@@ -106,9 +120,18 @@ impl Work<'_> {
                 self.done.menu = Some(prepared.write(session)?);
                 Ok(())
             }
+            Step::Unmount(target) => mount::unmount(target),
             Step::Remove(removal) => remove::remove(session, removal),
         }
     }
+}
+
+/// Whether there was no room.
+fn is_full(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<be_btrfs::Error>())
+        .any(|e| e.io_kind() == std::io::ErrorKind::StorageFull)
 }
 
 fn install_script(root: &Root) -> Result<()> {
@@ -122,11 +145,13 @@ fn hook(session: &Session, config: &GrubConfig) -> Result<()> {
     let new = be_grub::hook::insert(&old, &session.store.top.fs_uuid().to_string());
     be_grub::validate::validate(&new)
         .with_context(|| format!("{} stays as it was", config.shown))?;
-    let (root, path) = match &config.place {
-        Place::TopLevel(path) => (&session.store.dir, path),
-        Place::SystemRoot(path) => (&session.root, path),
-    };
-    root.write_atomic(path, new.as_bytes(), 0o600)?;
+    match &config.place {
+        Place::InRoot { root, path } => {
+            let root = session.store.root_of(root)?;
+            root.write_atomic(path, new.as_bytes(), 0o600)?;
+        }
+        Place::SystemRoot(path) => session.root.write_atomic(path, new.as_bytes(), 0o600)?,
+    }
     Ok(session.store.top.sync()?)
 }
 
@@ -148,8 +173,8 @@ pub fn confirm_running(
     inv: &mut Inventory,
     _lock: &Lock,
 ) -> Result<Option<EnvName>> {
-    // A system that is only mounted somewhere has not come up.
-    if inv.sysroot != Path::new("/") {
+    // A system that is only mounted somewhere, or entered, has not come up.
+    if inv.sysroot != Path::new("/") || !host::sees_the_machine() {
         return Ok(None);
     }
     let running = inv

@@ -6,21 +6,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use be_btrfs::Uuid;
 
-use crate::mount;
-use crate::observe::MAX_TEXT;
+use crate::observe::{self, MAX_TEXT};
 use crate::plan::Removal;
 use crate::record::Record;
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
 pub(super) fn remove(session: &Session, removal: &Removal) -> Result<()> {
-    for target in &removal.unmount {
-        mount::unmount(target)?;
-    }
     let dir = &session.store.dir;
     dir.mkdir_all(Paths::GONE, 0o700)?;
     let gone = Path::new(Paths::GONE).join(removal.name.as_str());
-    dir.rename_noreplace(Paths::environment(&removal.name), &gone)?;
+    let home = Paths::environment(&removal.name);
+    dir.rename_noreplace(&home, &gone)?;
+    // Whoever mounts it from now on finds no environment; whoever did so while the plan was
+    // made is seen here, because a mount follows the rename.
+    if let Some(by) = in_use(session, &gone)? {
+        dir.rename_noreplace(&gone, &home)?;
+        let name = removal.name.clone();
+        return Err(Refusal::InUse { name, by }.into());
+    }
     session.store.top.commit()?;
     let subvolumes: Vec<(PathBuf, Uuid)> = removal
         .subvolumes
@@ -28,6 +33,21 @@ pub(super) fn remove(session: &Session, removal: &Removal) -> Result<()> {
         .map(|m| Ok((m.path.clone(), m.uuid.parse().context("a UUID is damaged")?)))
         .collect::<Result<_>>()?;
     delete(session, &gone, &subvolumes)
+}
+
+/// Who has mounted something below this directory of the store.
+fn in_use(session: &Session, at: &Path) -> Result<Option<String>> {
+    let number = &session.observe()?.fs.number;
+    let found = observe::uses(number)?
+        .into_iter()
+        .find(|u| u.subvolume.starts_with(at));
+    Ok(found.map(|u| {
+        format!(
+            "it is mounted at {} for process {}",
+            u.target.display(),
+            u.pid
+        )
+    }))
 }
 
 /// Delete these subvolumes, then the directory if nothing else is in it.
@@ -57,6 +77,15 @@ fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Resul
 /// ours is left and named.
 pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     let mut notes = Vec::new();
+    for name in session.store.work(Paths::GRUB) {
+        // What a killed process had not renamed yet; whoever has the lock has none there.
+        if name.starts_with(".be-") && name.ends_with(".tmp") {
+            session
+                .store
+                .dir
+                .remove_file(Path::new(Paths::GRUB).join(name))?;
+        }
+    }
     for name in session.store.work(Paths::NEW) {
         notes.push(match discard_new(session, &name) {
             Ok(()) => format!("removed what an interrupted command left of {name}"),
@@ -104,17 +133,15 @@ pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
 
 fn finish_gone(session: &Session, name: &str) -> Result<()> {
     let gone = Path::new(Paths::GONE).join(name);
-    let mut ours = Vec::new();
-    if let Some(record) = read_record(session, &gone, name)?
-        && let Some(root) = record.root()
-    {
-        if let Ok(uuid) = root.uuid.parse() {
-            ours.push((PathBuf::from("root"), uuid));
-        }
-        if let Some(uuid) = root.base.as_ref().and_then(|b| b.uuid.parse().ok()) {
-            ours.push((PathBuf::from("base/root"), uuid));
-        }
+    if let Some(by) = in_use(session, &gone)? {
+        bail!("{by}");
     }
+    let record = read_record(session, &gone, name)?;
+    let ours: Vec<_> = record
+        .iter()
+        .flat_map(Record::made)
+        .filter_map(|(path, uuid)| Some((PathBuf::from(path), uuid.parse().ok()?)))
+        .collect();
     delete(session, &gone, &ours)
 }
 

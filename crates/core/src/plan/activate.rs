@@ -49,14 +49,7 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
             problems: request.problems.clone(),
         });
     }
-    if !inv.menu.hooked {
-        return Err(match &inv.menu.config {
-            Some(config) => Refusal::NotHooked {
-                config: config.shown.clone(),
-            },
-            None => Refusal::NoGrub,
-        });
-    }
+    inv.hooked()?;
     Ok(Plan {
         // Also when it boots next already: the menu may be stale.
         steps: vec![Step::WriteMenu {

@@ -28,6 +28,8 @@ pub struct Create {
     pub now: DateTime<FixedOffset>,
     /// An upgrade will run in it.
     pub upgrade: Option<Upgrade>,
+    /// It boots by default; the caller has seen that its origin boots.
+    pub activate: bool,
     /// Bytes that have to be free.
     pub min_free: u64,
 }
@@ -63,6 +65,9 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         None => date_name(inv, request.now),
     };
     inv.free_name(&name)?;
+    if request.activate {
+        inv.hooked()?;
+    }
     if inv.fs.free < request.min_free {
         return Err(Refusal::NoSpace {
             free: inv.fs.free,
@@ -98,7 +103,10 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     })));
     if state == State::Ready {
         plan.steps.push(Step::WriteMenu {
-            default: default(inv, origin.name()),
+            default: match request.activate {
+                true => name.clone(),
+                false => default(inv, origin.name()),
+            },
             without: Vec::new(),
             proofs: Proofs::Kept,
         });
@@ -128,7 +136,7 @@ fn left_out(nested: &[PathBuf], name: &EnvName) -> Option<String> {
 }
 
 /// What the menu boots now; before there is a menu, the running environment.
-pub(super) fn default(inv: &Inventory, fallback: &EnvName) -> EnvName {
+pub fn default(inv: &Inventory, fallback: &EnvName) -> EnvName {
     let next = inv.environments.iter().find(|e| e.next);
     let running = inv.environments.iter().find(|e| e.running);
     next.or(running)
@@ -153,6 +161,7 @@ mod tests {
             description: "why".into(),
             now: now(),
             upgrade: None,
+            activate: false,
             min_free: MIN_FREE,
         }
     }

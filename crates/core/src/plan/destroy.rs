@@ -6,6 +6,7 @@ use super::create::default;
 use super::{Member, Plan, Proofs, Removal, Step};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
+use crate::record::Record;
 use crate::refusal::Refusal;
 
 /// A mount of the filesystem in any mount namespace of the machine.
@@ -39,13 +40,18 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
     inv.undamaged()?;
     let mut names: Vec<EnvName> = Vec::new();
     let mut removals = Vec::new();
+    let mut unmounts = Vec::new();
     for name in &request.names {
         if !names.contains(name) {
-            removals.push(one(inv, uses, inv.get(name)?, request.unmount)?);
+            let (removal, targets) = one(inv, uses, inv.get(name)?, request.unmount)?;
+            removals.push(removal);
+            unmounts.extend(targets);
             names.push(name.clone());
         }
     }
     let mut plan = Plan::default();
+    // First, because it is what can still be refused: something works there.
+    plan.steps.extend(unmounts.into_iter().map(Step::Unmount));
     let with_entry = |n: &EnvName| inv.menu.entries.iter().any(|e| e == n.as_str());
     if names.iter().any(with_entry) {
         plan.steps.push(Step::WriteMenu {
@@ -58,12 +64,22 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
     Ok(plan)
 }
 
+/// What of an environment is to be deleted.
+pub(crate) fn removal_list(record: &Record) -> Vec<Member> {
+    let made = record.made().into_iter();
+    made.map(|(path, uuid)| Member {
+        path: path.into(),
+        uuid: uuid.to_owned(),
+    })
+    .collect()
+}
+
 fn one(
     inv: &Inventory,
     uses: &[Use],
     env: &Environment,
     unmount: bool,
-) -> Result<Removal, Refusal> {
+) -> Result<(Removal, Vec<PathBuf>), Refusal> {
     let name = env.name().clone();
     if env.running {
         return Err(Refusal::Running { name });
@@ -86,8 +102,8 @@ fn one(
     if root.is_some_and(|r| r.id == inv.fs.default_subvolume) {
         return Err(Refusal::DefaultSubvolume { name });
     }
-    if !env.nested.is_empty() {
-        let paths = env.nested.clone();
+    if !env.foreign.is_empty() {
+        let paths = env.foreign.clone();
         return Err(Refusal::Nested { name, paths });
     }
     let home = PathBuf::from(crate::model::STORE).join(name.as_str());
@@ -112,30 +128,14 @@ fn one(
     let mut unmount: Vec<_> = mine.iter().map(|u| u.target.clone()).collect();
     // Innermost first.
     unmount.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
-    let mut subvolumes = Vec::new();
-    if let Some(member) = env.record.root() {
-        if root.is_some() {
-            subvolumes.push(Member {
-                path: "root".into(),
-                uuid: member.uuid.clone(),
-            });
-        }
-        if let Some(base) = &member.base {
-            subvolumes.push(Member {
-                path: "base/root".into(),
-                uuid: base.uuid.clone(),
-            });
-        }
-    }
-    Ok(Removal {
-        name,
-        unmount,
-        subvolumes,
-    })
+    let subvolumes = removal_list(&env.record);
+    Ok((Removal { name, subvolumes }, unmount))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::fixture::{env, inventory, name};
     use super::*;
 
@@ -176,7 +176,7 @@ mod tests {
             env("adopted", 301).with(|e| e.record.adopted = true),
             env("grub", 302).with(|e| e.record.grub_home = Some("boot/grub".into())),
             env("busy", 303).with(|e| e.busy = true),
-            env("nest", 304).with(|e| e.nested = vec!["var/lib/machines".into()]),
+            env("nest", 304).with(|e| e.foreign = vec!["root/var/lib/machines".into()]),
             env("set-default", 5),
         ]);
         let refused = |n: &str| destroy(&inv, &[], &request(&["old", n])).unwrap_err();
@@ -206,10 +206,10 @@ mod tests {
         assert!(destroy(&inv, &[at(true)], &force).is_err());
         force.unmount = true;
         let plan = destroy(&inv, &[at(true)], &force).unwrap();
-        let [Step::Remove(removal)] = &plan.steps[..] else {
+        let [Step::Unmount(target), Step::Remove(_)] = &plan.steps[..] else {
             panic!("{plan:?}");
         };
-        assert_eq!(removal.unmount, [PathBuf::from("/mnt")]);
+        assert_eq!(target, Path::new("/mnt"));
         let refusal = destroy(&inv, &[at(false)], &force).unwrap_err();
         assert!(refusal.to_string().contains("process 7"), "{refusal}");
         let other = Use {

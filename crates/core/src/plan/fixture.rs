@@ -38,6 +38,7 @@ pub(crate) fn env(text: &str, id: u64) -> Builder {
         busy: false,
         mounted: Vec::new(),
         nested: Vec::new(),
+        foreign: Vec::new(),
     })
 }
 
@@ -72,6 +73,7 @@ pub(crate) fn inventory(environments: Vec<Builder>) -> Inventory {
             uuid: "f".into(),
             device: "/dev/x".into(),
             number: "0:30".into(),
+            partuuid: None,
             read_only: false,
             free: 10 << 30,
             default_subvolume: 5,
@@ -97,7 +99,10 @@ pub(crate) fn inventory(environments: Vec<Builder>) -> Inventory {
         leftovers: Vec::new(),
         menu: MenuState {
             config: Some(GrubConfig {
-                place: Place::TopLevel("@/boot/grub/grub.cfg".into()),
+                place: Place::InRoot {
+                    root: "@".into(),
+                    path: "boot/grub/grub.cfg".into(),
+                },
                 shown: "/boot/grub/grub.cfg".into(),
             }),
             hooked: true,

@@ -8,7 +8,8 @@ mod init;
 mod step;
 
 pub use activate::{Activate, activate, rollback_target};
-pub use create::{Create, MIN_FREE, create};
+pub use create::{Create, MIN_FREE, create, default};
+pub(crate) use destroy::removal_list;
 pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
 pub use step::{CloneSpec, Member, Plan, Proofs, Removal, Step};

@@ -43,6 +43,8 @@ pub enum Step {
         /// Whether to believe earlier proofs.
         proofs: Proofs,
     },
+    /// End a mount of an environment.
+    Unmount(PathBuf),
     /// Take an environment out of the store and delete its subvolumes.
     Remove(Removal),
 }
@@ -85,8 +87,6 @@ pub struct Member {
 pub struct Removal {
     /// Which one.
     pub name: EnvName,
-    /// Mount points to be unmounted first.
-    pub unmount: Vec<PathBuf>,
     /// All subvolumes that `be` made for it.
     pub subvolumes: Vec<Member>,
 }
@@ -122,10 +122,8 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Step::Unmount(dir) => write!(f, "unmount {}", dir.display()),
             Step::Remove(removal) => {
-                for dir in &removal.unmount {
-                    write!(f, "unmount {}, ", dir.display())?;
-                }
                 write!(
                     f,
                     "delete {} with {} subvolumes",

@@ -11,7 +11,7 @@ use super::report::{Report, later};
 use super::{Outcome, Request, Work};
 use crate::execute::execute;
 use crate::log;
-use crate::plan::{Plan, Proofs, Step};
+use crate::plan::{self, Plan, Proofs, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
@@ -31,18 +31,17 @@ impl Work<'_> {
         let env = inv.get(&self.record.name)?;
         let found = self.session.examine(&inv, env)?;
         let bootable = found.problems.is_empty();
-        let activate = request.activate && bootable && inv.menu.hooked;
+        let wanted = self.upgrade().activate.unwrap_or(true);
+        let activate = wanted && bootable && inv.menu.hooked;
 
         self.record.state = State::Ready;
         let upgrade = self.upgrade();
         upgrade.phase = Phase::Done;
         upgrade.failed.clear();
         upgrade.ended = Some(later(request.now));
-        let next = inv.environments.iter().find(|e| e.next);
-        let running = inv.running()?;
         let default = match activate {
             true => self.record.name.clone(),
-            false => next.unwrap_or(running).name().clone(),
+            false => plan::default(&inv, &self.record.name),
         };
         let plan = Plan {
             steps: vec![
@@ -56,13 +55,14 @@ impl Work<'_> {
             notes: Vec::new(),
         };
         let mut notes = match activate {
-            true => left_behind(self.session, &inv, env)?.sentences(),
+            true => left_behind(self.session, &inv, env)
+                .map_or_else(|e| vec![format!("{e:#}")], |left| left.sentences()),
             false => Vec::new(),
         };
         let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());
         let done = execute(self.session, inv, &plan, &lock)?;
         notes.extend(done.notes);
-        let report = Report {
+        let mut report = Report {
             name: self.record.name.clone(),
             packages: diff::diff(&before, &after),
             kernel: found.kernels.first().map(|k| k.version.clone()),
@@ -71,9 +71,12 @@ impl Work<'_> {
             menu: done.menu,
             notes,
         };
-        let mut out = log::append(&self.session.store, &self.record.name)?;
-        out.write_all(report.text().as_bytes())
-            .context("cannot write the log")?;
+        // The switch is made: what fails now does not undo it.
+        if let Err(e) = self.log_report(&report) {
+            report
+                .notes
+                .push(format!("the log lacks the report: {e:#}"));
+        }
         if !bootable {
             return Err(Refusal::NotBootable {
                 name: self.record.name.clone(),
@@ -81,11 +84,18 @@ impl Work<'_> {
             }
             .into());
         }
-        if let Some(config) = unhooked.filter(|_| request.activate) {
+        if let Some(config) = unhooked.filter(|_| wanted) {
             let config = config.map_or_else(|| "grub.cfg".into(), |c| c.shown);
             return Err(Refusal::NotHooked { config }.into());
         }
         Ok(Outcome::Ready(Box::new(report)))
+    }
+}
+
+impl Work<'_> {
+    fn log_report(&self, report: &Report) -> Result<()> {
+        let mut out = log::append(&self.session.store, &self.record.name)?;
+        Ok(out.write_all(report.text().as_bytes())?)
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Request {
     pub kind: Kind,
     /// Only show what would be merged, and leave nothing behind.
     pub pretend: bool,
-    /// Make the result boot by default.
-    pub activate: bool,
+    /// Whether to make the result boot by default; as before, or as be.toml says, without.
+    pub activate: Option<bool>,
     /// Options for emerge, as typed after `--`.
     pub options: Vec<String>,
     /// The time.
@@ -92,8 +92,10 @@ impl UpgradeFailed {
     pub fn hint(&self) -> String {
         let name = &self.name;
         format!(
-            "be log {name} shows what happened; be shell {name} to look inside and mend; \
-             be upgrade --continue {name} to go on; be destroy {name} to throw it away"
+            "be log {name} shows what happened\n\
+             be shell {name} to look inside and mend\n\
+             be upgrade --continue {name} to go on\n\
+             be destroy {name} to throw it away"
         )
     }
 }
@@ -126,7 +128,9 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
     if !inv.system.portage {
         return Err(Refusal::NoPortage.into());
     }
-    let upgrade = Upgrade::start(request.now, &request.options);
+    let mut upgrade = Upgrade::start(request.now, &request.options);
+    let activate = request.activate.unwrap_or(session.config.upgrade.activate);
+    upgrade.activate = Some(activate);
     match &request.kind {
         Kind::New { name, origin } => {
             let create = plan::Create {
@@ -135,9 +139,15 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
                 description: String::new(),
                 now: request.now,
                 upgrade: Some(upgrade),
+                activate: false,
                 min_free: session.config.upgrade.min_free_mib << 20,
             };
             let (name, plan) = plan::create(inv, &create)?;
+            // Better now than after twelve hours.
+            session.bootable(inv, origin.as_ref())?;
+            if activate {
+                inv.hooked()?;
+            }
             Ok((Record::new(name, request.now, State::Building), plan))
         }
         Kind::Continue(name) => {
@@ -161,6 +171,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
             record.state = State::Building;
             let mut upgrade = old.clone();
             (upgrade.ended, upgrade.error) = (None, None);
+            upgrade.activate = request.activate.or(upgrade.activate);
             if !request.options.is_empty() {
                 upgrade.options.clone_from(&request.options);
             }
@@ -201,6 +212,9 @@ pub fn run(
     }
     let inv = session.observe()?;
     let (planned, plan) = plan(session, &inv, request)?;
+    if let Kind::Continue(name) = &request.kind {
+        unused(session, &inv, name)?;
+    }
     for note in execute(session, inv, &plan, &lock)?.notes {
         watch.note(&note);
     }
@@ -226,19 +240,44 @@ pub fn run(
         _claims: (claim, upgrades),
     };
     let result = work.all(request);
-    if let Err(error) = &result
-        && error.downcast_ref::<NothingToDo>().is_none()
-        && error.downcast_ref::<Refusal>().is_none()
-    {
-        return Err(work.failed(error, request.now));
+    match result {
+        Err(error) if request.pretend => {
+            work.discard()?;
+            Err(error)
+        }
+        Err(error) if error.downcast_ref::<NothingToDo>().is_some() => Err(error),
+        // Complete, and told why it is not activated.
+        Err(error) if work.record.state == State::Ready => Err(error),
+        Err(error) => Err(work.failed(&error, request.now)),
+        done => done,
     }
-    result
+}
+
+/// Nobody else may work where an upgrade goes on.
+fn unused(session: &Session, inv: &Inventory, name: &EnvName) -> Result<()> {
+    let home = crate::store::Paths::environment(name);
+    let found = session.uses(inv)?;
+    match found.iter().find(|u| u.subvolume.starts_with(&home)) {
+        Some(u) => {
+            let by = format!(
+                "it is mounted at {} for process {}",
+                u.target.display(),
+                u.pid
+            );
+            let name = name.clone();
+            Err(Refusal::InUse { name, by }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 impl Work<'_> {
     fn all(&mut self, request: &Request) -> Result<Outcome> {
         let continued = matches!(request.kind, Kind::Continue(_));
         self.prepare()?;
+        if continued {
+            self.note_unfinished()?;
+        }
         let synced = self.upgrade().phase > Phase::Sync;
         if self.session.config.upgrade.sync && !synced {
             self.enter(Phase::Sync)?;
@@ -246,7 +285,7 @@ impl Work<'_> {
         }
         self.enter(Phase::Preview)?;
         let planned = self.preview()?;
-        if request.pretend && !continued {
+        if request.pretend {
             self.discard()?;
             return Ok(Outcome::Pretended(planned));
         }
@@ -258,6 +297,9 @@ impl Work<'_> {
         self.enter(Phase::Merge)?;
         self.merge(&planned)?;
         self.enter(Phase::Check)?;
+        if self.interrupted.came() {
+            anyhow::bail!("it was interrupted");
+        }
         self.finish(request)
     }
 
@@ -283,21 +325,10 @@ impl Work<'_> {
     /// Take the unwanted environment away again.
     fn discard(&mut self) -> Result<()> {
         let lock = self.lock()?;
-        let root = self.record.root();
-        let member = |path: &str, uuid: &str| plan::Member {
-            path: path.into(),
-            uuid: uuid.to_owned(),
-        };
-        let mut subvolumes = Vec::new();
-        if let Some(root) = root {
-            subvolumes.push(member("root", &root.uuid));
-            subvolumes.extend(root.base.iter().map(|b| member("base/root", &b.uuid)));
-        }
         let plan = Plan {
             steps: vec![Step::Remove(Removal {
                 name: self.record.name.clone(),
-                unmount: Vec::new(),
-                subvolumes,
+                subvolumes: plan::removal_list(&self.record),
             })],
             notes: Vec::new(),
         };

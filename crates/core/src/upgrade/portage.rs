@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +16,7 @@ use be_portage::vdb::{self, Installed};
 use nix::libc::SIGKILL;
 
 use super::Work;
-use crate::chroot::{exit_code, wait};
+use crate::chroot::{Output, exit_code, wait};
 use crate::log;
 use crate::observe::MAX_TEXT;
 
@@ -101,14 +101,16 @@ impl Work<'_> {
     fn run_merge(&mut self, command: &Emerge, plan: &[String]) -> Result<()> {
         let from = self.log_length()?;
         let before = self.installed()?;
-        let mut follow = Follow::new(self)?;
+        let root = self.emerge_log()?;
+        let start = root.metadata(EMERGE_LOG).map_or(0, |m| m.size);
+        self.upgrade().log_start = Some(start);
+        self.write_record()?;
+        let mut follow = Follow::new(root, start);
         let code = self.emerge(command, |work| follow.tick(work, plan))?;
         follow.read();
         if code == 0 && follow.progress.given_up.is_empty() {
+            self.upgrade().log_start = None;
             return Ok(());
-        }
-        if self.interrupted.came() {
-            bail!("it was interrupted");
         }
         let output = self.log_since(from)?;
         let resume = self
@@ -120,7 +122,9 @@ impl Work<'_> {
         let mut failed = failures(&follow.progress, &resume, &output);
         // A failed pkg_postinst is told by the package being there all the same.
         mark_installed(&mut failed, &before, &self.installed()?);
-        self.upgrade().failed = failed.iter().map(|f| f.package.clone()).collect();
+        self.add_failed(failed.iter().map(|f| f.package.clone()).collect());
+        // All that was cut off is named among them.
+        self.upgrade().log_start = None;
         let mut what: Vec<String> = failed
             .iter()
             .map(|f| match f.stage {
@@ -162,7 +166,7 @@ impl Work<'_> {
         let mut out = log::append(&self.session.store, &self.record.name)?;
         let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
         writeln!(out, ">>> {now} {}", command.args.join(" ")).context("cannot write the log")?;
-        let mut child = job.start(Some(out))?;
+        let mut child = job.start(Output::Log(out))?;
         let interrupted = self.interrupted.clone();
         let status = wait(&mut child, &interrupted, || tick(self))?;
         if self.interrupted.came() {
@@ -193,28 +197,49 @@ impl Work<'_> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A path of the environment, as a path from the top level: it may lie in a shared
-    /// subvolume.
-    fn place_of(&self, path: &str) -> Result<PathBuf> {
+    /// Where emerge writes its log: in the clone, or in a mount that it shares.
+    fn emerge_log(&self) -> Result<be_btrfs::Root> {
         let inv = self.session.observe()?;
-        let full = Path::new("/").join(path);
+        let full = Path::new("/").join(EMERGE_LOG);
         let shared = crate::layout::shared(&inv.system);
-        let over = shared
-            .iter()
-            .filter(|(_, target)| full.starts_with(target))
-            .max_by_key(|(_, target)| target.components().count());
-        Ok(match over {
-            Some((subvolume, target)) => subvolume.join(full.strip_prefix(target)?),
-            None => crate::store::Paths::environment(&self.record.name)
-                .join("root")
-                .join(path),
-        })
+        match shared.iter().any(|target| full.starts_with(target)) {
+            true => Ok(self.session.root.try_clone()?),
+            false => self.root(),
+        }
+    }
+
+    /// What was begun since the merge started, and is not known to have been completed: a
+    /// package is recorded as installed before its pkg_postinst, and Portage then never
+    /// runs that again.
+    pub(super) fn note_unfinished(&mut self) -> Result<()> {
+        let Some(start) = self.upgrade().log_start else {
+            return Ok(());
+        };
+        let mut follow = Follow::new(self.emerge_log()?, start);
+        follow.read();
+        let begun: Vec<String> = follow
+            .progress
+            .unfinished()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        self.add_failed(begun);
+        Ok(())
+    }
+
+    fn add_failed(&mut self, packages: Vec<String>) {
+        let failed = &mut self.upgrade().failed;
+        for package in packages {
+            if !failed.contains(&package) {
+                failed.push(package);
+            }
+        }
     }
 }
 
 /// Follows emerge.log while emerge writes it.
 struct Follow {
-    path: PathBuf,
+    root: be_btrfs::Root,
     file: Option<File>,
     start: u64,
     history: History,
@@ -222,29 +247,25 @@ struct Follow {
 }
 
 impl Follow {
-    fn new(work: &Work<'_>) -> Result<Self> {
-        let path = work.place_of(EMERGE_LOG)?;
-        let file = work.session.store.dir.file(&path).ok();
-        let start = match &file {
-            Some(file) => file.metadata()?.len(),
-            None => 0,
-        };
+    /// Follow it from this offset on, in bytes; what comes before is history.
+    fn new(root: be_btrfs::Root, start: u64) -> Self {
+        let file = root.file(EMERGE_LOG).ok();
         let history = match &file {
             Some(file) => History::read(file.take(start)).unwrap_or_default(),
             None => History::default(),
         };
-        Ok(Self {
-            path,
+        Self {
+            root,
             file,
             start,
             history,
             progress: Progress::default(),
-        })
+        }
     }
 
     fn tick(&mut self, work: &mut Work<'_>, plan: &[String]) {
         if self.file.is_none() {
-            self.file = work.session.store.dir.file(&self.path).ok();
+            self.file = self.root.file(EMERGE_LOG).ok();
         }
         self.read();
         let now = SystemTime::now()

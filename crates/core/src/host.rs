@@ -1,0 +1,17 @@
+//! Where this process runs: on the machine itself, or in a chroot or container on it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// `PROC_PID_INIT_INO` of the kernel: the PID namespace that sees every process.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether this process sees all that runs on the machine, and `/` is the root that was
+/// booted. In `be shell` it does not: the processes of the machine are out of sight.
+pub fn sees_the_machine() -> bool {
+    let first =
+        fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns == Path::new(FIRST_PID_NAMESPACE));
+    let identity = |path: &str| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    first && identity("/").is_some() && identity("/") == identity("/proc/1/root/")
+}
