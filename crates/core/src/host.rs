@@ -1,6 +1,7 @@
 //! Where this process runs: on the machine itself, or in a chroot or container on it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,6 +13,13 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 pub fn sees_the_machine() -> bool {
     let first =
         fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns == Path::new(FIRST_PID_NAMESPACE));
-    let identity = |path: &str| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    first && identity("/").is_some() && identity("/") == identity("/proc/1/root/")
+    let identity = |path: &str| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    let outside = match (identity("/"), identity("/proc/1/root/")) {
+        (Ok(own), Ok(of_init)) => own == of_init,
+        // Where an init has more rights than this root, as in some virtual machines, it
+        // shows nothing; the PID 1 of our own namespaces has not.
+        (Ok(_), Err(e)) => e.kind() == ErrorKind::PermissionDenied,
+        (Err(_), _) => false,
+    };
+    first && outside
 }

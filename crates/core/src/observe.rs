@@ -397,11 +397,12 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
         };
         let (namespace, root, text) = match read() {
             Ok(found) => found,
-            // A process that ended while we looked holds nothing.
+            // A process that ended while we looked holds nothing. One that root may not look
+            // at is an init with more rights than this root, in some virtual machines.
             Err(e)
                 if matches!(
                     e.raw_os_error(),
-                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL | libc::EACCES | libc::EPERM)
                 ) =>
             {
                 continue;

@@ -21,8 +21,15 @@ use crate::name::EnvName;
 use crate::record::Record;
 use crate::refusal::Refusal;
 
-/// Bytes that are kept for a full disk: btrfs reserves much more for a file than it needs.
-const RESERVE: u64 = 4 << 20;
+/// Bytes of data that are kept for a full disk.
+const RESERVED_DATA: u64 = 1 << 20;
+
+/// Bytes of metadata: btrfs reserves much more for a small file than it needs in the end,
+/// 256 KiB for every item that it may touch.
+const RESERVED_METADATA: usize = 8 << 20;
+
+/// Bytes of an attribute that fit in a leaf of 16 KiB, the default, beside its name.
+const LEAF: usize = 15 << 10;
 
 /// The longest record that is read, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
@@ -222,16 +229,25 @@ impl Store {
         if self.dir.exists(Paths::RESERVE).unwrap_or(true) {
             return;
         }
-        let made = self.dir.create_new(Paths::RESERVE, 0o600).and_then(|file| {
-            let all = rustix::fs::FallocateFlags::empty();
-            if rustix::fs::fallocate(&file, all, 0, RESERVE).is_err() {
-                self.dir.remove_file(Paths::RESERVE)?;
-            }
-            Ok(())
-        });
-        if let Err(e) = made {
-            tracing::debug!("no reserve is kept: {e}");
+        if let Err(e) = self.make_reserve() {
+            tracing::debug!("no reserve is kept: {e:#}");
+            // Half of it is of no use. What cannot be removed now is, on the full disk.
+            let _left = self.dir.remove_file(Paths::RESERVE);
         }
+    }
+
+    /// Data as a preallocated extent, which no compression makes smaller; metadata as
+    /// extended attributes, of which each fills most of a leaf.
+    fn make_reserve(&self) -> Result<()> {
+        use rustix::fs::{FallocateFlags, XattrFlags, fallocate, fsetxattr};
+        let file = self.dir.create_new(Paths::RESERVE, 0o600)?;
+        fallocate(&file, FallocateFlags::empty(), 0, RESERVED_DATA)?;
+        let fill = [0; LEAF];
+        for number in 0..RESERVED_METADATA / LEAF {
+            let name = format!("user.be.{number}");
+            fsetxattr(&file, name.as_str(), &fill, XattrFlags::empty())?;
+        }
+        Ok(())
     }
 
     /// Give the reserve away; whether there was one.

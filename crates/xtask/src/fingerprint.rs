@@ -193,7 +193,8 @@ fn content_hash(path: &Path) -> Result<String> {
 }
 
 fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut names = Vec::with_capacity(1 << 10);
+    // The longest list, as the largest value, that Linux allows.
+    let mut names = Vec::with_capacity(1 << 16);
     let mut map = BTreeMap::new();
     match rustix::fs::llistxattr(path, rustix::buffer::spare_capacity(&mut names)) {
         // A file system without them.
@@ -204,7 +205,6 @@ fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty())
     {
-        // The largest that Linux allows.
         let mut value = Vec::with_capacity(1 << 16);
         let name_os = std::ffi::OsStr::from_bytes(name);
         rustix::fs::lgetxattr(path, name_os, rustix::buffer::spare_capacity(&mut value))?;

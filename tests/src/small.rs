@@ -1,0 +1,137 @@
+//! A file system of a few megabytes with just what `be` looks for in a system:
+//! for everything that needs btrfs, and neither Portage nor GRUB's own programs.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use xtask::loopdev::{Loop, Mount};
+use xtask::run::{cmd, run};
+use xtask::temp;
+
+/// Bytes of the file system; far more than the refusal for want of space asks for.
+const SIZE: u64 = 512 << 20;
+
+/// The version of its kernel.
+pub const KERNEL: &str = "6.6.6-small";
+
+/// The file system with its root in `@`, mounted. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Small {
+    // Dropped in this order.
+    mount: Mount,
+    device: Loop,
+    dir: temp::Dir,
+    uuid: String,
+}
+
+impl Small {
+    /// A new one.
+    ///
+    /// # Errors
+    /// There is no permission or no room.
+    pub fn new() -> Result<Self> {
+        let dir = temp::dir(SIZE)?;
+        let file = dir.path().join("disk.img");
+        File::create_new(&file)?.set_len(SIZE)?;
+        let device = Loop::attach(&file)?;
+        run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
+        let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
+        let uuid = uuid.trim().to_owned();
+        let root = dir.path().join("root");
+        fs::create_dir(&root)?;
+        {
+            let top = Mount::new(device.node(), &root, "btrfs", "subvolid=5")?;
+            run(cmd("btrfs", ["--quiet", "subvolume", "create"]).arg(top.path().join("@")))?;
+        }
+        let mount = Mount::new(device.node(), &root, "btrfs", "subvol=/@")?;
+        fill(mount.path(), &uuid)?;
+        Ok(Self {
+            mount,
+            device,
+            dir,
+            uuid,
+        })
+    }
+
+    /// Where its root is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.mount.path()
+    }
+
+    /// Its device.
+    #[must_use]
+    pub fn device(&self) -> &Loop {
+        &self.device
+    }
+
+    /// The directory that all of it lies in, with room for a test's own files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The file system's UUID.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+}
+
+fn fill(root: &Path, uuid: &str) -> Result<()> {
+    for dir in [
+        "bin",
+        "boot/grub",
+        "dev",
+        "etc/default",
+        "etc/grub.d",
+        "lib/modules",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
+        "usr/bin",
+        "var/db/pkg",
+        "var/lib/portage",
+        "var/log",
+    ] {
+        fs::create_dir_all(root.join(dir)).with_context(|| format!("make {dir}"))?;
+    }
+    let modules = format!("lib/modules/{KERNEL}");
+    fs::create_dir(root.join(&modules))?;
+    for (path, text) in [
+        (format!("boot/vmlinuz-{KERNEL}"), "a kernel"),
+        (format!("boot/initramfs-{KERNEL}.img"), "an initramfs"),
+        (format!("{modules}/modules.dep"), ""),
+        ("boot/grub/grub.cfg".to_owned(), "set timeout=5\n"),
+        (
+            "etc/default/grub".to_owned(),
+            "GRUB_CMDLINE_LINUX=\"quiet\"\n",
+        ),
+        (
+            "etc/fstab".to_owned(),
+            &*format!("UUID={uuid} / btrfs subvol=/@,noatime 0 0\n"),
+        ),
+        ("usr/bin/emerge".to_owned(), "#!/bin/sh\nexit 1\n"),
+    ] {
+        fs::write(root.join(&path), text).with_context(|| format!("write {path}"))?;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
+        .context("there is no busybox")?;
+    fs::copy(busybox, root.join("bin/busybox"))?;
+    for name in ["sh", "cat", "sleep", "true", "touch"] {
+        symlink("busybox", root.join("bin").join(name))?;
+    }
+    fs::copy(root.join("bin/busybox"), root.join("sbin/init"))?;
+    for program in ["sbin/init", "usr/bin/emerge"] {
+        fs::set_permissions(root.join(program), fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}

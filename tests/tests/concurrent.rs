@@ -1,0 +1,83 @@
+//! Several `be` at the same time.
+
+use anyhow::{Result, ensure};
+use be_tests::system::System;
+use nix::sys::signal::Signal;
+
+const BUSY: i32 = 4;
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn two_creates() -> Result<()> {
+    let system = System::adopted_small()?;
+    let mut made = 1;
+    for round in 0..10 {
+        let names = ["a", "b"].map(|n| format!("{n}{round}"));
+        let mut both = Vec::new();
+        for name in &names {
+            both.push(system.be.start(&["create", name])?);
+        }
+        let mut codes = Vec::new();
+        for be in &mut both {
+            codes.push(be.end()?.code);
+        }
+        ensure!(codes.contains(&0), "{codes:?}");
+        ensure!(codes.iter().all(|c| [0, BUSY].contains(c)), "{codes:?}");
+        made += codes.iter().filter(|c| **c == 0).count();
+    }
+    let list = system.be.run(&["list", "--json"]).done().json();
+    let environments = list["environments"].as_array().map_or(0, Vec::len);
+    assert_eq!(environments, made);
+    assert_eq!(system.subvolume_paths()?.len(), 1 + 2 * (made - 1));
+    assert_eq!(system.menu()?.matches("--id 'be-").count(), made);
+    assert_eq!(system.sound_menu()?, "default");
+    assert!(system.leftovers().is_empty());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn one_name_for_two() -> Result<()> {
+    let system = System::adopted_small()?;
+    for round in 0..5 {
+        let name = format!("n{round}");
+        let args = ["create", name.as_str()];
+        let mut both = [system.be.start(&args)?, system.be.start(&args)?];
+        let mut codes = [both[0].end()?.code, both[1].end()?.code];
+        codes.sort_unstable();
+        ensure!(codes[0] == 0 && [3, BUSY].contains(&codes[1]), "{codes:?}");
+    }
+    assert_eq!(system.subvolume_paths()?.len(), 1 + 2 * 5);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn beside_an_upgrade() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/slow"])?;
+    system.set_slow(60)?;
+    let mut upgrade = system.be.start(&["upgrade", "up"])?;
+    upgrade.until("a build", || system.builds_slow("up").then_some(()))?;
+    for (args, words) in [
+        (&["upgrade", "other"][..], "another upgrade"),
+        (&["upgrade", "--continue", "up"], "another upgrade"),
+        (&["activate", "up"], "up"),
+        (&["destroy", "-y", "up"], "up"),
+        (&["destroy", "-f", "-y", "up"], "up"),
+    ] {
+        let outcome = system.be.run(args).exits(BUSY);
+        ensure!(outcome.error().contains(words), "{}", outcome.stderr);
+    }
+    // The build needs no lock: all that does not concern it goes on.
+    system.be.run(&["create", "y"]).done();
+    system.be.run(&["activate", "y"]).done();
+    system.be.run(&["activate", "default"]).done();
+    system.be.run(&["destroy", "-y", "y"]).done();
+    system.be.run(&["list"]).done();
+    ensure!(system.builds_slow("up"));
+    ensure!(!upgrade.has_ended()?);
+    upgrade.signal(Signal::SIGTERM)?;
+    let _kept = upgrade.end()?.exits(6);
+    Ok(())
+}

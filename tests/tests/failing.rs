@@ -1,0 +1,125 @@
+//! Upgrades that Portage cannot finish.
+
+use anyhow::Result;
+use be_tests::system::{NOTHING, System};
+use xtask::image::Tree;
+
+/// The three ways on that a failed upgrade has to name, and the log.
+fn ways_on(name: &str) -> [String; 4] {
+    ["be log", "be shell", "be upgrade --continue", "be destroy"].map(|c| format!("{c} {name}"))
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_failed_build_is_kept_and_continued() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/hello", "app-misc/failbuild"])?;
+    let (running, host) = (system.running()?, system.host()?);
+    let failed = system.be.run(&["upgrade", "new"]).exits(6);
+    failed.says(&ways_on("new").each_ref().map(String::as_str));
+    let failed = system.be.run(&["upgrade", "--continue", "new"]).exits(6);
+    failed.says(&["app-misc/failbuild-2 failed", "not touched"]);
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    assert_eq!(system.host_changes(&host)?, NOTHING);
+
+    assert_eq!(system.record("new")?["state"], "failed");
+    assert_eq!(system.sound_menu()?, "default");
+    assert!(!system.menu()?.contains("be-new"));
+    for verb in [&["activate", "new"][..], &["rollback", "new"]] {
+        let refused = system.unchanged_by(3, verb)?;
+        assert!(refused.error().contains("new is failed"));
+    }
+    let log = system.be.run(&["log", "new"]).done().stdout;
+    assert!(log.contains("the compiler failed"), "{log}");
+
+    let mend = [
+        "exec",
+        "new",
+        "--",
+        "sed",
+        "-i",
+        "/failbuild/d",
+        "/var/lib/portage/world",
+    ];
+    system.be.run(&mend).done();
+    system.be.run(&["upgrade", "--continue", "new"]).done();
+    assert_eq!(system.record("new")?["state"], "ready");
+    assert_eq!(system.sound_menu()?, "new");
+    assert!(system.env("new", "var/db/pkg/app-misc/hello-2").exists());
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    assert_eq!(system.host_changes(&host)?, NOTHING);
+
+    let again = system.unchanged_by(3, &["upgrade", "--continue", "new"])?;
+    assert!(again.error().contains("no upgrade to continue"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_failed_postinst_is_no_success_the_second_time() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/failpost"])?;
+    let running = system.running()?;
+    for args in [&["upgrade", "new"][..], &["upgrade", "--continue", "new"]] {
+        let failed = system.be.run(args).exits(6);
+        failed.says(&["app-misc/failpost-2", "pkg_postinst"]);
+        // Portage itself takes it for installed.
+        assert!(system.env("new", "var/db/pkg/app-misc/failpost-2").exists());
+        assert_eq!(system.record("new")?["state"], "failed", "{args:?}");
+        assert_eq!(system.sound_menu()?, "default");
+    }
+    let ebuild = "/var/db/repos/gentoo/app-misc/failpost/failpost-2.ebuild";
+    let mend = ["exec", "new", "--", "sed", "-i", "s/die .*/:/", ebuild];
+    system.be.run(&mend).done();
+    system.be.run(&["upgrade", "--continue", "new"]).done();
+    assert_eq!(system.record("new")?["state"], "ready");
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    Ok(())
+}
+
+/// More than is left; not to be compressed or shared.
+const BIG_EBUILD: &str = r#"
+EAPI=8
+DESCRIPTION="A package that is too big"
+HOMEPAGE="https://localhost/"
+S="${WORKDIR}"
+LICENSE="MIT"
+SLOT="0"
+KEYWORDS="amd64"
+
+src_install() {
+	head -c 64M /dev/urandom >big || die "no room"
+	insinto /usr/share/hello
+	doins big
+}
+"#;
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_disk_that_fills_up_in_the_merge() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.write(
+        "/etc/be/be.toml",
+        "[upgrade]\nmin_free_mib = 1\nsync = false\n",
+    )?;
+    system.set_world(&["app-misc/hello"])?;
+    system.write(
+        "/var/db/repos/gentoo/app-misc/hello/hello-3.ebuild",
+        BIG_EBUILD,
+    )?;
+    system.fill(2)?;
+    let (running, host) = (system.running()?, system.host()?);
+    let failed = system.be.run(&["upgrade", "new"]).exits(6);
+    failed.says(&ways_on("new").each_ref().map(String::as_str));
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    assert_eq!(system.host_changes(&host)?, NOTHING);
+    assert_eq!(system.sound_menu()?, "default");
+    let failed = system.listed("new").map(|e| e["state"].clone());
+    assert_eq!(failed, Some("failed".into()));
+
+    system.empty()?;
+    system.be.run(&["upgrade", "--continue", "new"]).done();
+    assert_eq!(system.sound_menu()?, "new");
+    assert!(system.env("new", "var/db/pkg/app-misc/hello-3").exists());
+    Ok(())
+}
