@@ -8,6 +8,8 @@
 //! - After an entry has run, GRUB boots whatever kernel is loaded, even when the initramfs failed to load. So the
 //!   files are looked for first, and when reading one fails all the same, `multiboot` without a file is used for
 //!   what it does first: `grub_loader_unset()`. The entry then returns to the menu, saying which file it was.
+//!   On UEFI an initramfs is read only when the kernel asks for it, so the entry boots by itself instead of leaving
+//!   that to GRUB: when `boot` returns, it has failed, and the kernel is forgotten in the same way.
 //!   (No other command forgets a kernel. Where Secure Boot forbids `multiboot`, a file that is there and cannot be
 //!   read still boots a kernel without its initramfs.)
 //! - The first lines are a record in JSON, so that `be` reads what GRUB was told and never parses the rest. It is

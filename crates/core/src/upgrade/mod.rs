@@ -313,6 +313,8 @@ impl Work<'_> {
     fn enter(&mut self, phase: Phase) -> Result<()> {
         let name = self.record.name.clone();
         self.watch.phase(&name, phase);
+        // The record must not be newer on the disk than the work that it tells of.
+        self.session.store.top.sync()?;
         self.upgrade().phase = phase;
         self.write_record()
     }

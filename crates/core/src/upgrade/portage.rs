@@ -84,6 +84,8 @@ impl Work<'_> {
                     .retain(|a| a != "--update" && a != "--deep" && a != "--newuse");
                 self.run_merge(&once, std::slice::from_ref(&package))?;
             }
+            // As for a phase: first the work, then the record.
+            self.session.store.top.sync()?;
             self.upgrade().failed.retain(|p| *p != package);
             self.write_record()?;
         }

@@ -1,0 +1,5 @@
+//! From power-on: GRUB's menu, its keys, and what boots.
+
+mod blackout;
+mod boots;
+mod menu;
