@@ -70,7 +70,7 @@ impl Checker {
     pub fn spawn(text: &str) -> Result<Self, ValidateError> {
         for program in PROGRAMS {
             match Self::spawn_program(program, text) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(ValidateError::Io(error)),
                 Ok(checker) => return Ok(checker),
             }
@@ -133,6 +133,15 @@ fn memory_file(text: &str) -> io::Result<File> {
     Ok(file)
 }
 
+/// Also what is said of a program that is nowhere on a PATH with a directory that may not
+/// be looked into.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +164,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_told_apart() {
         let error = Checker::spawn_program("be-no-such-program", "x").expect_err("no such program");
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(is_missing(&error), "{error}");
     }
 
     #[test]
