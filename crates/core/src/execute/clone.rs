@@ -54,35 +54,37 @@ fn make_clone<T: Send>(
         .snapshot(from.fd(), base_dir.fd(), name, Mode::ReadOnly)?;
     let base_root = base_dir.sub(name)?;
     let work_dir = dir.sub(&work)?;
-    // A snapshot waits for the disk, most of the time.
-    let (root, meanwhile) = std::thread::scope(|threads| {
-        let other = threads.spawn(|| meanwhile(&base_root));
+    let rest = || -> Result<()> {
         let root = store
             .top
-            .snapshot(base_root.fd(), work_dir.fd(), name, Mode::Writable);
+            .snapshot(base_root.fd(), work_dir.fd(), name, Mode::Writable)?;
+        let clone = work_dir.sub(name)?;
+        tidy(&clone, &from, spec)?;
+        rewrite_fstab(&clone, &spec.record)?;
+        let mut member = Member::new("/", Policy::Cloned, root.uuid.to_string());
+        member.base = Some(Base {
+            uuid: base.uuid.to_string(),
+            of: spec.from_uuid.clone(),
+            generation: base.otransid,
+        });
+        let mut record = spec.record.clone();
+        record.subvolumes = vec![member];
+        store.write_new_record(&work, &record)
+    };
+    // The rest waits for the disk, most of the time.
+    let (made, meanwhile) = std::thread::scope(|threads| {
+        let other = threads.spawn(|| meanwhile(&base_root));
+        let made = rest();
         let joined = other.join();
         (
-            root,
+            made,
             joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         )
     });
-    let (root, meanwhile) = (root?, meanwhile?);
-
-    let clone = work_dir.sub(name)?;
-    tidy(&clone, &from, spec)?;
-    rewrite_fstab(&clone, &spec.record)?;
-
-    let mut member = Member::new("/", Policy::Cloned, root.uuid.to_string());
-    member.base = Some(Base {
-        uuid: base.uuid.to_string(),
-        of: spec.from_uuid.clone(),
-        generation: base.otransid,
-    });
-    let mut record = spec.record.clone();
-    record.subvolumes = vec![member];
-    store.write_new_record(&work, &record)?;
-    dir.rename_noreplace(&work, Paths::environment(&record.name))
-        .with_context(|| format!("cannot publish {}", record.name))?;
+    made?;
+    let meanwhile = meanwhile?;
+    dir.rename_noreplace(&work, Paths::environment(&spec.record.name))
+        .with_context(|| format!("cannot publish {}", spec.record.name))?;
     Ok(meanwhile)
 }
 
