@@ -1,5 +1,6 @@
-//! What `be create` costs, as a whole process, beside the bare minimum: `btrfs
-//! subvolume snapshot` and a sync, on the same image.
+//! What `be create` costs, as a whole process, beside `btrfs subvolume snapshot` and a
+//! sync on the same image: the snapshot alone, and the two snapshots that an environment
+//! consists of (its base, and its root cloned from that). Every snapshot is a commit.
 //!
 //! `cargo run --release -p be-tests --example bench-create [RUNS]`, as root.
 #![expect(clippy::print_stdout, reason = "the result of a benchmark")]
@@ -18,22 +19,26 @@ fn main() -> Result<()> {
         None => 30,
     };
     let system = System::adopted_lab()?;
-    let (mut be, mut raw) = (Vec::new(), Vec::new());
+    let (mut be, mut one, mut two) = (Vec::new(), Vec::new(), Vec::new());
     // Interleaved, so that both see the same machine; the first round warms up.
     for round in 0..=runs {
-        let (a, b) = (with_be(&system)?, by_hand(&system)?);
+        let times = (
+            with_be(&system)?,
+            by_hand(&system, &["one"])?,
+            by_hand(&system, &["base", "two"])?,
+        );
         if round > 0 {
-            be.push(a);
-            raw.push(b);
+            be.push(times.0);
+            one.push(times.1);
+            two.push(times.2);
         }
     }
-    let (be, raw) = (median(be), median(raw));
-    println!("be create           {:8.2} ms", millis(be));
-    println!("snapshot and sync   {:8.2} ms", millis(raw));
-    println!(
-        "ratio               {:8.2}",
-        be.as_secs_f64() / raw.as_secs_f64()
-    );
+    let be = millis(median(be));
+    println!("be create              {be:8.2} ms");
+    for (what, times) in [("snapshot and sync", one), ("two snapshots and sync", two)] {
+        let time = millis(median(times));
+        println!("{what:22} {time:8.2} ms, ratio {:.2}", be / time);
+    }
     println!(
         "medians of {runs} runs each of {}",
         system.be.program().display()
@@ -48,14 +53,24 @@ fn with_be(system: &System) -> Result<Duration> {
     Ok(time)
 }
 
-fn by_hand(system: &System) -> Result<Duration> {
-    let target = system.top("bench");
-    let mut snapshot = cmd("btrfs", ["subvolume", "snapshot"]);
-    snapshot.arg(system.root()).arg(&target);
+/// Snapshots, each of the one before, and a sync.
+fn by_hand(system: &System, names: &[&str]) -> Result<Duration> {
+    let mut from = system.root().to_owned();
+    let mut commands = Vec::new();
+    for name in names {
+        let target = system.top(name);
+        let mut snapshot = cmd("btrfs", ["subvolume", "snapshot"]);
+        snapshot.arg(&from).arg(&target);
+        commands.push(snapshot);
+        from = target;
+    }
     let mut sync = cmd("btrfs", ["filesystem", "sync"]);
     sync.arg(system.root());
-    let time = timed(&mut [snapshot, sync])?;
-    run(cmd("btrfs", ["subvolume", "delete"]).arg(&target))?;
+    commands.push(sync);
+    let time = timed(&mut commands)?;
+    for name in names {
+        run(cmd("btrfs", ["subvolume", "delete"]).arg(system.top(name)))?;
+    }
     settle(system)?;
     Ok(time)
 }

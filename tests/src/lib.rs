@@ -3,7 +3,6 @@
 
 pub mod be;
 pub mod disk;
-pub mod process;
 pub mod small;
 pub mod store;
 pub mod system;

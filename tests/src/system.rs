@@ -12,10 +12,10 @@ use xtask::fingerprint::Fingerprint;
 use xtask::host::HostState;
 use xtask::image::{Layout, LoopImage, Tree};
 use xtask::loopdev::{Loop, Mount};
+use xtask::process;
 use xtask::run::{cmd, run};
 
 use crate::be::Be;
-use crate::process;
 use crate::small::Small;
 
 enum Kind {
@@ -233,7 +233,7 @@ impl System {
     /// /proc cannot be read.
     pub fn processes(&self) -> Result<Vec<String>> {
         let device = self.device();
-        process::holding(self.dir(), &[device.node(), device.device()])
+        process::holding(self.dir(), &[device.node().into(), device.device().into()])
     }
 
     /// All subvolumes: path, number and UUID, a line each.

@@ -95,14 +95,6 @@ impl TopLevel {
         self.dir.as_fd()
     }
 
-    /// The mount itself (`O_PATH`).
-    ///
-    /// `open_tree(OPEN_TREE_CLONE)` of it works only since Linux 6.15; use
-    /// [`TopLevel::clone_mount`].
-    pub fn mount_fd(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
-    }
-
     /// The top level as a [`Root`]: every path below it stays below it.
     pub fn root(&self) -> Result<Root> {
         Root::from_fd(openat(&self.dir, ".", dir_flags(), Mode::empty()).on("open", "/")?)

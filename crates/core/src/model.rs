@@ -132,6 +132,20 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// An environment that nothing uses yet.
+    pub fn new(record: Record, root: Option<Subvolume>) -> Self {
+        Self {
+            record,
+            root,
+            running: false,
+            next: false,
+            busy: false,
+            mounted: Vec::new(),
+            nested: Vec::new(),
+            foreign: Vec::new(),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &EnvName {
         &self.record.name

@@ -1,5 +1,7 @@
 //! The record of an environment, `NAME/be.json`: only what btrfs itself cannot say.
 
+use std::path::{Path, PathBuf};
+
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -82,6 +84,32 @@ impl Member {
             extra: Map::new(),
         }
     }
+
+    /// Where it lies below the directory of the environment: `root`, or `vol/` and the
+    /// path that it is mounted at, with `-` for a slash and `%XX` for every byte that is
+    /// not a letter, a digit, a dot or an underscore.
+    pub fn place(&self) -> PathBuf {
+        place(&self.mount)
+    }
+}
+
+/// [`Member::place`] of a subvolume mounted at `mount`.
+pub fn place(mount: &str) -> PathBuf {
+    let path = mount.trim_matches('/');
+    if path.is_empty() {
+        return PathBuf::from("root");
+    }
+    let mut name = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if name.is_empty() => name.push_str("%2E"),
+            b'.' | b'_' => name.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
+            _ => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Path::new("vol").join(name)
 }
 
 /// The common ancestor of an environment and its origin.
@@ -233,16 +261,15 @@ impl Record {
     }
 
     /// The subvolumes that were made for it, as paths below its directory with the UUIDs
-    /// that they must have; none for an adopted system. Innermost first is not needed:
-    /// none lies in another.
-    pub fn made(&self) -> Vec<(&'static str, &str)> {
-        let Some(root) = self.root().filter(|_| !self.adopted) else {
-            return Vec::new();
-        };
-        let base = root.base.as_ref().map(|b| ("base/root", b.uuid.as_str()));
-        std::iter::once(("root", root.uuid.as_str()))
-            .chain(base)
-            .collect()
+    /// that they must have. Innermost first is not needed: none lies in another.
+    pub fn made(&self) -> Vec<(PathBuf, &str)> {
+        let own = self.subvolumes.iter().filter(|_| !self.adopted);
+        own.flat_map(|member| {
+            let base = member.base.as_ref();
+            std::iter::once((member.place(), member.uuid.as_str()))
+                .chain(base.map(|b| (Path::new("base").join(member.place()), b.uuid.as_str())))
+        })
+        .collect()
     }
 
     /// Read the text of a record found in the directory `dir`.
@@ -286,6 +313,19 @@ mod tests {
     fn fields_of_a_later_version_are_kept() {
         let record = Record::parse(LATER, "new").unwrap();
         assert_eq!(record.to_text().unwrap(), LATER);
+    }
+
+    #[test]
+    fn places_are_distinct_and_need_no_quoting() {
+        for (mount, expected) in [
+            ("/", "root"),
+            ("/var/lib", "vol/var-lib"),
+            ("/var-lib", "vol/var%2Dlib"),
+            ("/srv/a b,c", "vol/srv-a%20b%2Cc"),
+            ("/.x.y", "vol/%2Ex.y"),
+        ] {
+            assert_eq!(place(mount), Path::new(expected), "{mount}");
+        }
     }
 
     #[test]

@@ -219,12 +219,6 @@ impl Options {
             ..Options::default()
         })
     }
-
-    /// The user named packages or sets, so it is not `@world` that is upgraded.
-    #[must_use]
-    pub fn names_targets(&self) -> bool {
-        self.targets
-    }
 }
 
 fn emerge(args: impl IntoIterator<Item = String>, polite: bool) -> Emerge {
@@ -388,7 +382,7 @@ mod tests {
             "--exclude sys-kernel/gentoo-sources -X foo --backtrack 30 --with-bdeps n",
             "--exclude=foo --autounmask-continue --root-deps rdeps",
         ] {
-            assert!(!parse(args).unwrap().names_targets(), "{args}");
+            assert!(!parse(args).unwrap().targets, "{args}");
         }
         for args in [
             "app-misc/hello",
@@ -396,7 +390,7 @@ mod tests {
             "--exclude foo bar",
             "=a/b-1",
         ] {
-            assert!(parse(args).unwrap().names_targets(), "{args}");
+            assert!(parse(args).unwrap().targets, "{args}");
         }
     }
 

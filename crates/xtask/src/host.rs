@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::process::holding;
 use crate::temp;
 
 /// The host's state as far as it can leak, for a comparison.
@@ -20,7 +21,7 @@ impl HostState {
     /// The state now, as seen by the test of the lab image whose directory is
     /// `own` ([`crate::image::LoopImage::dir`]): what belongs to the images of
     /// other tests, which run at the same time, is left out. Of processes only
-    /// those count that have something to do with `own`, see [`processes_in`].
+    /// those count that have something to do with `own`, see [`holding`].
     ///
     /// # Errors
     /// /proc or /sys cannot be read.
@@ -29,7 +30,7 @@ impl HostState {
         Ok(Self {
             mounts: mounts(&table, own),
             loops: loops(own)?,
-            processes: processes_in(own)?.into_iter().collect(),
+            processes: holding(own, &devices_below(own)?)?.into_iter().collect(),
         })
     }
 
@@ -107,78 +108,16 @@ fn loops(own: &Path) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// The processes that hold a directory: their root, working directory, program
-/// or an open file is in it, or their mount namespace is not ours and has it
-/// mounted or has mounted something of the device that it lies on.
-/// One line each, `PID COMMAND`.
-///
-/// # Errors
-/// /proc cannot be read.
-pub fn processes_in(dir: &Path) -> Result<Vec<String>> {
-    let own_namespace = fs::read_link("/proc/self/ns/mnt").context("read our namespace")?;
-    let needles = sources_below(dir)?;
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("read /proc")? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process that ends meanwhile holds nothing.
-        let Ok(command) = fs::read_to_string(entry.path().join("comm")) else {
-            continue;
-        };
-        if pid != std::process::id() && holds(&entry.path(), dir, &own_namespace, &needles) {
-            found.push(format!("{pid} {}", command.trim()));
-        }
-    }
-    Ok(found)
-}
-
-fn holds(process: &Path, dir: &Path, own_namespace: &Path, needles: &[String]) -> bool {
-    let points_in = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
-    if ["root", "cwd", "exe"]
-        .into_iter()
-        .any(|name| points_in(process.join(name)))
-    {
-        return true;
-    }
-    if let Ok(files) = fs::read_dir(process.join("fd"))
-        && files.flatten().any(|file| points_in(file.path()))
-    {
-        return true;
-    }
-    let is_elsewhere = fs::read_link(process.join("ns/mnt")).is_ok_and(|ns| ns != own_namespace);
-    is_elsewhere
-        && fs::read_to_string(process.join("mountinfo"))
-            .is_ok_and(|table| table.lines().any(|line| is_about(line, needles)))
-}
-
-/// The path itself and the sources of the mounts below it, in our namespace.
-fn sources_below(dir: &Path) -> Result<Vec<String>> {
+/// The devices of the mounts below a directory, in our namespace.
+fn devices_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?;
-    let mut needles = vec![dir.display().to_string()];
-    for line in table.lines() {
-        let point = line.split(' ').nth(4).unwrap_or_default();
-        let source = line
-            .split_once(" - ")
-            .and_then(|(_, tail)| tail.split(' ').nth(1));
-        if let Some(source) = source
-            && Path::new(point).starts_with(dir)
-            && source.starts_with("/dev/")
-        {
-            needles.push(source.to_owned());
-        }
-    }
-    Ok(needles)
-}
-
-fn is_about(line: &str, needles: &[String]) -> bool {
-    line.split(' ').any(|field| {
-        needles
-            .iter()
-            .any(|needle| Path::new(field).starts_with(needle))
-    })
+    let devices = table.lines().filter_map(|line| {
+        let point = line.split(' ').nth(4)?;
+        let source = line.split_once(" - ")?.1.split(' ').nth(1)?;
+        let is_below = Path::new(point).starts_with(dir) && source.starts_with("/dev/");
+        is_below.then(|| PathBuf::from(source))
+    });
+    Ok(devices.collect())
 }
 
 #[cfg(test)]
@@ -197,20 +136,5 @@ mod tests {
                 "/ on /dev/shm/be-lab.a/root rw btrfs /dev/be-lab0 rw"
             ]
         );
-    }
-
-    #[test]
-    fn a_process_with_an_open_directory_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(processes_in(dir.path()).unwrap().is_empty());
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .current_dir(dir.path())
-            .spawn()
-            .unwrap();
-        let found = processes_in(dir.path()).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(found, [format!("{} sleep", child.id())]);
     }
 }

@@ -13,6 +13,7 @@ pub mod image;
 pub mod lab;
 pub mod loopdev;
 pub mod packages;
+pub mod process;
 pub mod run;
 pub mod temp;
 pub mod test;

@@ -181,19 +181,11 @@ pub(super) fn prepare_with(
 
 /// An environment of which only the place is known.
 fn unborn(record: &Record) -> Environment {
-    Environment {
-        root: Some(Subvolume {
-            id: 0,
-            uuid: String::new(),
-            path: Paths::environment(&record.name).join("root"),
-            generation: 0,
-        }),
-        record: record.clone(),
-        running: false,
-        next: false,
-        busy: false,
-        mounted: Vec::new(),
-        nested: Vec::new(),
-        foreign: Vec::new(),
-    }
+    let root = Subvolume {
+        id: 0,
+        uuid: String::new(),
+        path: Paths::environment(&record.name).join("root"),
+        generation: 0,
+    };
+    Environment::new(record.clone(), Some(root))
 }

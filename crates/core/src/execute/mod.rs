@@ -39,6 +39,7 @@ pub struct Done {
 pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> Result<Done> {
     let mut work = Work {
         session,
+        number: inv.fs.number.clone(),
         inv: Some(inv),
         prepared: None,
         done: Done {
@@ -61,6 +62,8 @@ pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> 
 /// A plan at work.
 struct Work<'a> {
     session: &'a Session,
+    /// Of the filesystem, as mountinfo has it.
+    number: String,
     /// What is known of the system; none if a step changed more than it can tell.
     inv: Option<Inventory>,
     /// The menu that the next step writes.
@@ -121,7 +124,7 @@ impl Work<'_> {
                 Ok(())
             }
             Step::Unmount(target) => mount::unmount(target),
-            Step::Remove(removal) => remove::remove(session, removal),
+            Step::Remove(removal) => remove::remove(session, &self.number, removal),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
-pub(super) fn remove(session: &Session, removal: &Removal) -> Result<()> {
+pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Result<()> {
     let dir = &session.store.dir;
     dir.mkdir_all(Paths::GONE, 0o700)?;
     let gone = Path::new(Paths::GONE).join(removal.name.as_str());
@@ -21,7 +21,7 @@ pub(super) fn remove(session: &Session, removal: &Removal) -> Result<()> {
     dir.rename_noreplace(&home, &gone)?;
     // Whoever mounts it from now on finds no environment; whoever did so while the plan was
     // made is seen here, because a mount follows the rename.
-    if let Some(by) = in_use(session, &gone)? {
+    if let Some(by) = in_use(number, &gone)? {
         dir.rename_noreplace(&gone, &home)?;
         let name = removal.name.clone();
         return Err(Refusal::InUse { name, by }.into());
@@ -35,9 +35,9 @@ pub(super) fn remove(session: &Session, removal: &Removal) -> Result<()> {
     delete(session, &gone, &subvolumes)
 }
 
-/// Who has mounted something below this directory of the store.
-fn in_use(session: &Session, at: &Path) -> Result<Option<String>> {
-    let number = &session.observe()?.fs.number;
+/// Who has mounted something below this directory of the store; `number` is
+/// [`crate::model::Filesystem::number`].
+fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
     let found = observe::uses(number)?
         .into_iter()
         .find(|u| u.subvolume.starts_with(at));
@@ -133,14 +133,14 @@ pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
 
 fn finish_gone(session: &Session, name: &str) -> Result<()> {
     let gone = Path::new(Paths::GONE).join(name);
-    if let Some(by) = in_use(session, &gone)? {
+    if let Some(by) = in_use(&session.observe()?.fs.number, &gone)? {
         bail!("{by}");
     }
     let record = read_record(session, &gone, name)?;
     let ours: Vec<_> = record
         .iter()
         .flat_map(Record::made)
-        .filter_map(|(path, uuid)| Some((PathBuf::from(path), uuid.parse().ok()?)))
+        .filter_map(|(path, uuid)| Some((path, uuid.parse().ok()?)))
         .collect();
     delete(session, &gone, &ours)
 }

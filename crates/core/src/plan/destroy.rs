@@ -68,7 +68,7 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
 pub(crate) fn removal_list(record: &Record) -> Vec<Member> {
     let made = record.made().into_iter();
     made.map(|(path, uuid)| Member {
-        path: path.into(),
+        path,
         uuid: uuid.to_owned(),
     })
     .collect()

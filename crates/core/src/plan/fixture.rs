@@ -25,21 +25,13 @@ pub(crate) fn env(text: &str, id: u64) -> Builder {
     record
         .subvolumes
         .push(Member::new("/", Policy::Cloned, uuid.clone()));
-    Builder(Environment {
-        record,
-        root: Some(Subvolume {
-            id,
-            uuid,
-            path: format!("@be/{text}/root").into(),
-            generation: 10,
-        }),
-        running: false,
-        next: false,
-        busy: false,
-        mounted: Vec::new(),
-        nested: Vec::new(),
-        foreign: Vec::new(),
-    })
+    let root = Subvolume {
+        id,
+        uuid,
+        path: format!("@be/{text}/root").into(),
+        generation: 10,
+    };
+    Builder(Environment::new(record, Some(root)))
 }
 
 impl Builder {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 ///
 /// # Errors
 /// /proc cannot be read.
-pub fn holding(dir: &Path, devices: &[&Path]) -> Result<Vec<String>> {
+pub fn holding(dir: &Path, devices: &[PathBuf]) -> Result<Vec<String>> {
     let own = fs::read_link("/proc/self/ns/mnt").context("read our namespace")?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("read /proc")? {
@@ -49,14 +49,34 @@ fn has_open(process: &Path, dir: &Path) -> bool {
 }
 
 /// Format: proc_pid_mountinfo(5).
-fn has_mounted(process: &Path, dir: &Path, devices: &[&Path]) -> bool {
+fn has_mounted(process: &Path, dir: &Path, devices: &[PathBuf]) -> bool {
     fs::read_to_string(process.join("mountinfo")).is_ok_and(|table| {
         table.lines().any(|line| {
             let point = line.split(' ').nth(4).map(Path::new);
             let tail = line.split_once(" - ").map(|(_, tail)| tail);
             let source = tail.and_then(|t| t.split(' ').nth(1)).map(Path::new);
-            let ours = source.is_some_and(|source| devices.contains(&source));
+            let ours = source.is_some_and(|source| devices.iter().any(|d| d == source));
             ours && point.is_some_and(|point| !point.starts_with(dir))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_an_open_directory_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(holding(dir.path(), &[]).unwrap().is_empty());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .current_dir(dir.path())
+            .spawn()
+            .unwrap();
+        let found = holding(dir.path(), &[]).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, [format!("{} sleep", child.id())]);
+    }
 }
