@@ -399,3 +399,43 @@ pub const GONE: Duration = Duration::from_secs(2);
 
 /// No difference, for `assert_eq!`.
 pub const NOTHING: Vec<String> = Vec::new();
+
+/// Mounts what the fstab of the system mounted at `root` lists of the filesystem on
+/// `device`, in its order, as mount(8) does at boot.
+///
+/// # Errors
+/// A mount fails.
+pub fn mount_all(device: &Path, root: &Path) -> Result<()> {
+    let text = fs::read_to_string(root.join("etc/fstab"))?;
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, target, "btrfs", options, ..] = fields[..] else {
+            continue;
+        };
+        if target != "/" {
+            let target = root.join(target.trim_start_matches('/'));
+            run(cmd("mount", ["-t", "btrfs", "-o", options])
+                .arg(device)
+                .arg(target))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends all mounts below a directory.
+///
+/// # Errors
+/// One is in use.
+pub fn unmount_below(root: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut targets: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|t| Path::new(t).starts_with(root) && Path::new(t) != root)
+        .collect();
+    targets.sort_by_key(|t| std::cmp::Reverse(t.len()));
+    for target in targets {
+        run(&mut cmd("umount", [target]))?;
+    }
+    Ok(())
+}

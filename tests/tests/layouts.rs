@@ -1,9 +1,11 @@
-//! Layouts that are not covered are refused with the reason, never half supported.
+//! Systems that consist of more than one subvolume or filesystem: an environment of them is
+//! complete, or refused with the reason.
 
 use std::fs::{self, File};
 
 use anyhow::{Result, ensure};
-use be_tests::system::System;
+use be_tests::small::KERNEL;
+use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
 use xtask::loopdev::{Loop, Mount};
 use xtask::run::{cmd, run};
@@ -12,12 +14,12 @@ const REFUSED: i32 = 3;
 
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
-fn layouts_that_fstab_tells_of() -> Result<()> {
+fn what_would_be_half_done_is_refused() -> Result<()> {
     for (line, words) in [
-        ("UUID=b /boot ext4 defaults 0 2", "a separate /boot"),
-        ("UUID=b /boot vfat umask=0077 0 2", "a separate /boot"),
+        ("UUID=b /boot ext4 defaults 0 2", "/boot"),
+        ("LABEL=b /boot vfat umask=0077 0 2", "/boot"),
         ("UUID=b /usr btrfs subvol=@usr 0 0", "/usr"),
-        ("UUID=b /var btrfs subvol=@var 0 0", "/var"),
+        ("UUID=b /var xfs defaults 0 0", "/var"),
         ("UUID=b /etc ext4 defaults 0 0", "/etc"),
     ] {
         let system = System::small()?;
@@ -34,38 +36,286 @@ fn layouts_that_fstab_tells_of() -> Result<()> {
     Ok(())
 }
 
+/// A line of fstab, and the subvolume mounted as it says.
+fn mounted(system: &System, name: &str, target: &str) -> Result<Mount> {
+    system.make_subvolume(name)?;
+    system.append(
+        "/etc/fstab",
+        format!("UUID={} {target} btrfs subvol=/{name} 0 0\n", system.uuid()),
+    )?;
+    fs::create_dir_all(system.path(target))?;
+    let options = format!("subvol=/{name}");
+    Mount::new(
+        system.device().node(),
+        &system.path(target),
+        "btrfs",
+        &options,
+    )
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
-fn layouts_that_are_mounted() -> Result<()> {
-    let boot = |system: &System| -> Result<(Mount, Loop)> {
-        let file = system.dir().join("boot.img");
-        File::create_new(&file)?.set_len(40 << 20)?;
-        run(cmd("mkfs.ext4", ["-q"]).arg(&file))?;
-        let device = Loop::attach(&file)?;
-        let mount = Mount::new(device.node(), &system.path("/boot"), "ext4", "nodiscard")?;
-        fs::create_dir(system.path("/boot/grub"))?;
-        system.write("/boot/grub/grub.cfg", "set timeout=5\n")?;
-        Ok((mount, device))
-    };
-    let system = System::adopted_small()?;
-    let mounted = boot(&system)?;
-    system.refuses(REFUSED, &["create", "y"], &["a separate /boot"])?;
-    drop(mounted);
-
-    for (name, target) in [("@var", "/var"), ("@usr", "/usr")] {
-        system.make_subvolume(name)?;
-        let options = format!("subvol=/{name}");
-        let _mount = Mount::new(
-            system.device().node(),
-            &system.path(target),
-            "btrfs",
-            &options,
-        )?;
-        system.refuses(REFUSED, &["create", "y"], &[target])?;
-    }
-    // A subvolume that simply lies there.
+fn packages_in_subvolumes_of_their_own_are_cloned() -> Result<()> {
+    let system = System::small()?;
+    fs::remove_dir_all(system.path("/var"))?;
+    let _var = mounted(&system, "@var", "/var")?;
+    let _home = mounted(&system, "@home", "/home")?;
+    let _log = mounted(&system, "@log", "/var/log")?;
+    fs::create_dir_all(system.path("/var/db/pkg/app-misc/old-1"))?;
+    fs::create_dir_all(system.path("/var/lib/portage"))?;
+    system.write("/var/log/messages", "of all\n")?;
+    system.write("/home/mail", "mine\n")?;
+    // Two that simply lie there.
     system.make_subvolume("@/opt")?;
-    system.refuses(REFUSED, &["create", "y"], &["/opt"])?;
-    ensure!(system.path("/opt").is_dir());
+    system.write("/opt/tool", "1\n")?;
+    system.make_subvolume("@var/lib/machines")?;
+    system.make_subvolume("@var/lib/machines/guest")?;
+    for name in ["aa", "bb"] {
+        fs::create_dir_all(system.path("/var/lib/docker/btrfs/subvolumes"))?;
+        system.make_subvolume(&format!("@var/lib/docker/btrfs/subvolumes/{name}"))?;
+    }
+    let before = system.subvolume_paths()?;
+
+    system.be.run(&["init"]).done();
+    let layout = system.be.run(&["layout"]).done();
+    for line in [
+        "/                 cloned  /@",
+        "/home             shared  /@home",
+        "/opt              cloned  /@/opt                 not in fstab",
+        "/var              cloned  /@var                  with 3 subvolumes in it",
+        "/var/lib/docker   shared  lib/docker of /@var    not in fstab",
+        "/var/lib/machines  shared",
+        "/var/log",
+    ] {
+        let words: Vec<_> = line.split_whitespace().collect();
+        ensure!(
+            layout
+                .stdout
+                .lines()
+                .any(|l| l.split_whitespace().collect::<Vec<_>>().starts_with(&words)),
+            "{line}: {}",
+            layout.stdout
+        );
+    }
+
+    let (running, host) = (system.running()?, system.host()?);
+    system.be.run(&["create", "new"]).done();
+    ensure!(running.diff(&system.running()?) == NOTHING);
+    ensure!(system.host_changes(&host)? == NOTHING);
+    let made: Vec<_> = system
+        .subvolume_paths()?
+        .into_iter()
+        .filter(|p| !before.contains(p))
+        .collect();
+    assert_eq!(
+        made,
+        [
+            "@be/new/base/root",
+            "@be/new/base/vol/opt",
+            "@be/new/base/vol/var",
+            "@be/new/root",
+            "@be/new/vol/opt",
+            "@be/new/vol/var",
+        ]
+    );
+    // In a chroot all of it is in its place, the shared ones are those of all.
+    let look = "cd /; cat opt/tool home/mail var/log/messages; echo var/db/pkg/*/*; \
+                touch var/lib/machines/x; echo 2 > opt/tool; echo more >> var/log/messages";
+    let seen = system
+        .be
+        .run(&["exec", "new", "--", "sh", "-c", look])
+        .done();
+    assert_eq!(seen.stdout, "1\nmine\nof all\nvar/db/pkg/app-misc/old-1\n");
+    assert_eq!(system.read("/opt/tool")?, "1\n");
+    assert_eq!(system.read("/var/log/messages")?, "of all\nmore\n");
+    ensure!(!system.path("/var/lib/machines/x").exists());
+
+    // As it will be at boot.
+    let (root, be) = system.mount_root_of("new")?;
+    be_tests::system::mount_all(system.device().node(), root.path())?;
+    for (path, text) in [("opt/tool", "2\n"), ("home/mail", "mine\n")] {
+        assert_eq!(fs::read_to_string(root.path().join(path))?, text, "{path}");
+    }
+    for path in [
+        "var/db/pkg/app-misc/old-1",
+        "var/lib/machines/guest",
+        "var/lib/docker/btrfs/subvolumes/bb",
+    ] {
+        ensure!(root.path().join(path).is_dir(), "{path}");
+    }
+    // And a clone of that one is complete, too.
+    be.run(&["create", "third"]).done();
+    let third = be.run(&["exec", "third", "--", "cat", "/opt/tool"]).done();
+    assert_eq!(third.stdout, "2\n");
+    be_tests::system::unmount_below(root.path())?;
+    drop(root);
+
+    system.be.run(&["destroy", "-y", "new", "third"]).done();
+    assert_eq!(system.subvolume_paths()?, before);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn the_owner_chooses() -> Result<()> {
+    let system = System::small()?;
+    let _data = mounted(&system, "@data", "/srv/data")?;
+    let _opt = mounted(&system, "@opt", "/opt")?;
+    system.be.run(&["init"]).done();
+    for (args, words) in [
+        (["layout", "set", "/etc", "shared"], "/etc"),
+        (
+            ["layout", "set", "/", "shared"],
+            "the root is always cloned",
+        ),
+        (["layout", "set", "/opt", "shared"], "/opt"),
+    ] {
+        system.refuses(REFUSED, &args, &[words])?;
+    }
+    system
+        .be
+        .run(&["layout", "set", "/opt", "sometimes"])
+        .exits(2)
+        .says(&["cloned, late and shared"]);
+
+    let set = system
+        .be
+        .run(&["layout", "set", "/srv/data/", "cloned"])
+        .done();
+    assert_eq!(set.stdout, "/srv/data is cloned\n");
+    let again = system
+        .be
+        .run(&["layout", "set", "/srv/data", "cloned"])
+        .done();
+    assert_eq!(again.stdout, "/srv/data is cloned already\n");
+    system.be.run(&["create", "a"]).done();
+    ensure!(system.top("@be/a/vol/srv-data").is_dir());
+    system
+        .be
+        .run(&["layout", "set", "/srv/data", "shared"])
+        .done();
+    system.be.run(&["create", "b"]).done();
+    ensure!(!system.top("@be/b/vol/srv-data").exists());
+    // The choice goes along with a snapshot.
+    let (root, be) = system.mount_root_of("a")?;
+    let layout = be.run(&["layout"]).done();
+    ensure!(
+        layout.stdout.contains("/@be/a/vol/srv-data"),
+        "{}",
+        layout.stdout
+    );
+    drop(root);
+    system.be.run(&["destroy", "-y", "a", "b"]).done();
+    Ok(())
+}
+
+/// A /boot of its own, with what was in the directory; the mount is to be dropped first.
+fn boot(system: &System) -> Result<(Loop, Mount, String)> {
+    let file = system.dir().join("boot.img");
+    File::create_new(&file)?.set_len(40 << 20)?;
+    run(cmd("mkfs.ext4", ["-q"]).arg(&file))?;
+    let device = Loop::attach(&file)?;
+    let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
+    let uuid = uuid.trim().to_owned();
+    let target = system.path("/boot");
+    let inside = system.dir().join("boot");
+    fs::rename(&target, &inside).or_else(|_| {
+        run(cmd("cp", ["-a"]).arg(&target).arg(&inside))?;
+        fs::remove_dir_all(&target)
+            .map_err(anyhow::Error::from)
+            .map(drop)
+    })?;
+    fs::create_dir(&target)?;
+    // Something that the mount hides.
+    fs::write(target.join("vmlinuz-0-stale"), "an old kernel")?;
+    let mount = Mount::new(device.node(), &target, "ext4", "nodiscard")?;
+    run(cmd("cp", ["-a"]).arg(inside.join(".")).arg(mount.path()))?;
+    fs::create_dir_all(mount.path().join("efi"))?;
+    system.append(
+        "/etc/fstab",
+        format!("UUID={uuid} /boot ext4 noauto 0 2\nUUID=E-F /boot/efi vfat noauto 0 2\n"),
+    )?;
+    Ok((device, mount, uuid))
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_boot_of_its_own() -> Result<()> {
+    let system = System::small()?;
+    let (device, mount, uuid) = boot(&system)?;
+    let init = system.be.run(&["init"]).done();
+    ensure!(init.stdout.contains(&uuid), "{}", init.stdout);
+    let (running, host) = (system.running()?, system.host()?);
+    system.be.run(&["create", "a"]).done();
+    system.be.run(&["create", "b"]).done();
+    ensure!(running.diff(&system.running()?) == NOTHING);
+    ensure!(system.host_changes(&host)? == NOTHING);
+
+    let boot = system.env("a", "boot");
+    assert_eq!(
+        fs::read_to_string(boot.join(format!("vmlinuz-{KERNEL}")))?,
+        "a kernel"
+    );
+    ensure!(!boot.join("vmlinuz-0-stale").exists());
+    ensure!(!boot.join("grub").exists() && boot.join("efi").is_dir());
+    let fstab = fs::read_to_string(system.env("a", "etc/fstab"))?;
+    ensure!(
+        fstab.contains(&format!("# UUID={uuid} /boot ext4")),
+        "{fstab}"
+    );
+    ensure!(fstab.contains("\nUUID=E-F /boot/efi"), "{fstab}");
+
+    // Each has its kernel where GRUB finds it.
+    let menu = system.menu()?;
+    for line in [
+        format!("search --no-floppy --fs-uuid --set=be_root '{uuid}'"),
+        format!("linux ($be_root)'/vmlinuz-{KERNEL}'"),
+        format!("linux ($be_root)'/@be/a/root/boot/vmlinuz-{KERNEL}'"),
+    ] {
+        ensure!(menu.contains(&line), "{line}: {menu}");
+    }
+    system.be.run(&["activate", "b"]).done();
+
+    // From an environment, where it is not mounted.
+    drop(mount);
+    let (root, be) = system.mount_root_of("b")?;
+    let host = system.host()?;
+    be.run(&["check", "default"]).done();
+    be.run(&["create", "-e", "default", "c"]).done();
+    be.run(&["activate", "default"]).done();
+    be.run(&["create", "d"]).done();
+    ensure!(system.env("c", &format!("boot/vmlinuz-{KERNEL}")).is_file());
+    ensure!(system.env("d", &format!("boot/vmlinuz-{KERNEL}")).is_file());
+    ensure!(system.host_changes(&host)? == NOTHING);
+    drop(root);
+
+    // A kernel that the origin lost has no entry, and says so.
+    let mount = Mount::new(device.node(), &system.path("/boot"), "ext4", "nodiscard")?;
+    fs::remove_file(mount.path().join(format!("vmlinuz-{KERNEL}")))?;
+    let check = system.be.run(&["check", "default"]).exits(8);
+    ensure!(check.stdout.contains("kernel"), "{}", check.stdout);
+    system.be.run(&["destroy", "-y", "a", "c", "d"]).done();
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_kernel_is_stored_once() -> Result<()> {
+    let system = System::small()?;
+    let (_device, mount, _) = boot(&system)?;
+    let kernel = format!("vmlinuz-{KERNEL}");
+    fs::write(mount.path().join(&kernel), vec![7; 1 << 20])?;
+    system.be.run(&["init"]).done();
+    system.be.run(&["create", "a"]).done();
+    let exclusive = |name: &str| -> Result<u64> {
+        system.sync()?;
+        let file = system.env(name, &format!("boot/{kernel}"));
+        let text = run(cmd("btrfs", ["filesystem", "du", "-s", "--raw"]).arg(file))?;
+        let line = text.lines().last().unwrap_or_default();
+        Ok(line.split_whitespace().nth(1).unwrap_or("x").parse()?)
+    };
+    assert_eq!(exclusive("a")?, 1 << 20);
+    system.be.run(&["create", "b"]).done();
+    assert_eq!((exclusive("a")?, exclusive("b")?), (0, 0));
     Ok(())
 }

@@ -76,5 +76,6 @@ pub enum Verb {
     Log(verbs::log::Args),
     Check(verbs::check::Args),
     Menu(verbs::menu::Args),
+    Layout(verbs::layout::Args),
     Completions(verbs::completions::Args),
 }

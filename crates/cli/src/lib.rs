@@ -72,6 +72,7 @@ fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
         Verb::Status(args) => status::run(args, &mut ctx),
         Verb::Log(args) => log::run(args, &mut ctx),
         Verb::Check(args) => check::run(args, &mut ctx),
+        Verb::Layout(args) => layout::run(args, &mut ctx),
         Verb::Menu(args) => menu::run(args, &mut ctx),
         Verb::Completions(_) => unreachable!("handled above"),
     }
@@ -94,6 +95,7 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Log(_) => "log",
             Verb::Check(_) => "check",
+            Verb::Layout(_) => "layout",
             Verb::Menu(_) => "menu",
             Verb::Completions(_) => "completions",
         }

@@ -8,6 +8,7 @@ use be_grub::default_grub::parse_default_grub;
 use be_grub::kernel::{BootFiles, image_version, pair};
 use serde::{Deserialize, Serialize};
 
+use crate::bootfs::BootDir;
 use crate::config::Config;
 use crate::fstab;
 use crate::observe::MAX_TEXT;
@@ -17,9 +18,12 @@ use crate::observe::MAX_TEXT;
 pub struct Kernel {
     /// What `uname -r` will say.
     pub version: String,
-    /// The image, from the environment's root.
+    /// The filesystem that its files lie on, by UUID; none for the environment's root.
+    #[serde(default)]
+    pub fs: Option<String>,
+    /// The image: from the environment's root, or from the top of that filesystem.
     pub linux: PathBuf,
-    /// Microcode and initramfs, from the environment's root.
+    /// Microcode and initramfs, likewise.
     pub initrd: Vec<PathBuf>,
     /// All kernel arguments.
     pub arguments: Vec<String>,
@@ -64,8 +68,45 @@ pub enum Fstab {
     ToBeRewritten,
 }
 
+/// Where the kernels of an environment are.
+struct Kernels<'a> {
+    /// A root for their paths.
+    root: &'a Root,
+    /// Their directory in it.
+    dir: &'a Path,
+    /// A /boot of its own.
+    apart: Option<&'a BootDir>,
+}
+
+impl Kernels<'_> {
+    /// A path in the directory, for the entry.
+    fn named(&self, file: &str) -> PathBuf {
+        match self.apart {
+            Some(boot) => boot.path.join(file),
+            None => self.dir.join(file),
+        }
+    }
+}
+
 /// Examine an environment through its root.
-pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
+pub fn examine(
+    root: &Root,
+    apart: Option<&BootDir>,
+    ground: &Ground,
+    config: &Config,
+) -> Examination {
+    let kernels = match apart {
+        Some(boot) => Kernels {
+            root: &boot.root,
+            dir: Path::new(""),
+            apart,
+        },
+        None => Kernels {
+            root,
+            dir: Path::new("boot"),
+            apart,
+        },
+    };
     let mut found = Examination::default();
     let user = match user_arguments(root, config) {
         Ok((user, warning)) => {
@@ -78,11 +119,12 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
         }
     };
     let mut rejected = Vec::new();
-    if root.is_dir("boot").unwrap_or(false) && root.mount_point("boot").is_err() {
+    if apart.is_none() && root.is_dir("boot").unwrap_or(false) && root.mount_point("boot").is_err()
+    {
         rejected.push("/boot is a link, which GRUB would follow elsewhere".to_owned());
     }
-    for files in boot_files(root) {
-        match prove(root, ground, &user, &files) {
+    for files in boot_files(&kernels) {
+        match prove(root, &kernels, ground, &user, &files) {
             Ok(kernel) => found.kernels.push(kernel),
             Err(why) => rejected.push(why),
         }
@@ -116,12 +158,13 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
 
 /// The kernels in /boot. Links are left out, also if /boot is one: GRUB follows them from
 /// the top level of the filesystem, where they lead elsewhere.
-fn boot_files(root: &Root) -> Vec<BootFiles> {
-    if root.mount_point("boot").is_err() {
+fn boot_files(kernels: &Kernels<'_>) -> Vec<BootFiles> {
+    if kernels.root.mount_point(kernels.dir).is_err() {
         return Vec::new();
     }
-    let names: Vec<String> = root
-        .list("boot")
+    let names: Vec<String> = kernels
+        .root
+        .list(kernels.dir)
         .unwrap_or_default()
         .into_iter()
         .filter(|(_, kind)| kind.is_file())
@@ -132,7 +175,12 @@ fn boot_files(root: &Root) -> Vec<BootFiles> {
 
 /// The version of the newest kernel by its file name, not proven to boot.
 pub fn newest_version(root: &Root) -> Option<String> {
-    boot_files(root)
+    let kernels = Kernels {
+        root,
+        dir: Path::new("boot"),
+        apart: None,
+    };
+    boot_files(&kernels)
         .into_iter()
         .next()
         .map(|files| files.version)
@@ -140,14 +188,15 @@ pub fn newest_version(root: &Root) -> Option<String> {
 
 fn prove(
     root: &Root,
+    kernels: &Kernels<'_>,
     ground: &Ground,
     user: &[String],
     files: &BootFiles,
 ) -> Result<Kernel, String> {
-    let linux = Path::new("boot").join(&files.linux);
-    let header = head(root, &linux).map_err(|e| format!("/{}: {e}", linux.display()))?;
+    let header = head(kernels.root, &kernels.dir.join(&files.linux))
+        .map_err(|e| format!("/boot/{}: {e}", files.linux))?;
     if header.is_empty() {
-        return Err(format!("/{} is empty", linux.display()));
+        return Err(format!("/boot/{} is empty", files.linux));
     }
     let version = image_version(&header).unwrap_or_else(|| files.version.clone());
     let modules = Path::new("lib/modules").join(&version);
@@ -157,14 +206,10 @@ fn prove(
             modules.display()
         ));
     }
-    let initrd: Vec<PathBuf> = files
-        .initrds()
-        .iter()
-        .map(|f| Path::new("boot").join(f))
-        .collect();
-    for file in &initrd {
-        if root.metadata(file).map_or(0, |m| m.size) == 0 {
-            return Err(format!("/{} is empty", file.display()));
+    for file in files.initrds() {
+        let path = kernels.dir.join(&file);
+        if kernels.root.metadata(path).map_or(0, |m| m.size) == 0 {
+            return Err(format!("/boot/{file} is empty"));
         }
     }
     let spec = match &files.initrd {
@@ -174,8 +219,9 @@ fn prove(
     let arguments = environment_args(user, &spec, &ground.subvol).map_err(|e| e.to_string())?;
     Ok(Kernel {
         version,
-        linux,
-        initrd,
+        fs: kernels.apart.map(|boot| boot.fs_uuid.clone()),
+        linux: kernels.named(&files.linux),
+        initrd: files.initrds().iter().map(|f| kernels.named(f)).collect(),
         arguments,
     })
 }
@@ -340,13 +386,13 @@ mod tests {
 
     fn problems(change: impl FnOnce(&Path)) -> Vec<String> {
         let (_dir, root) = root(change);
-        examine(&root, &ground(), &Config::default()).problems
+        examine(&root, None, &ground(), &Config::default()).problems
     }
 
     #[test]
     fn a_good_one() {
         let (_dir, root) = root(|_| ());
-        let found = examine(&root, &ground(), &Config::default());
+        let found = examine(&root, None, &ground(), &Config::default());
         assert_eq!(found.problems, Vec::<String>::new());
         assert_eq!(found.kernels.len(), 1);
         assert_eq!(
@@ -400,7 +446,7 @@ mod tests {
     #[test]
     fn a_broken_newest_kernel_does_not_hide_a_good_one() {
         let (_dir, root) = root(|p| fs::write(p.join("boot/vmlinuz-6.9.0"), "k").unwrap());
-        let found = examine(&root, &ground(), &Config::default());
+        let found = examine(&root, None, &ground(), &Config::default());
         assert_eq!(found.kernels[0].version, "6.1.0");
         assert!(found.problems.is_empty());
         assert!(found.warnings[0].contains("6.9.0"), "{:?}", found.warnings);
@@ -418,12 +464,12 @@ mod tests {
         });
         let mut ground = ground();
         assert!(
-            !examine(&root, &ground, &Config::default())
+            !examine(&root, None, &ground, &Config::default())
                 .problems
                 .is_empty()
         );
         ground.partuuid = Some("abcd-01".into());
-        let found = examine(&root, &ground, &Config::default());
+        let found = examine(&root, None, &ground, &Config::default());
         assert!(
             found.kernels[0].arguments[0].contains("PARTUUID=abcd-01"),
             "{found:?}"

@@ -28,10 +28,16 @@ impl Entry {
 
     /// Whether it mounts a btrfs as root; `auto` is one here, where the root is on btrfs.
     pub fn is_btrfs_root(&self) -> bool {
-        self.target == Path::new("/") && ["btrfs", "auto"].contains(&self.fstype.as_str())
+        self.target == Path::new("/") && self.is_btrfs()
     }
 
-    fn option(&self, key: &str) -> Option<&str> {
+    /// Whether it mounts a btrfs, or may do so (`auto`).
+    pub fn is_btrfs(&self) -> bool {
+        ["btrfs", "auto"].contains(&self.fstype.as_str())
+    }
+
+    /// The value of an option `key=value`; the last one counts.
+    pub fn option(&self, key: &str) -> Option<&str> {
         self.options
             .iter()
             .rev()
@@ -75,29 +81,84 @@ impl Fstab {
         self.entries().filter(|e| e.target == target).last()
     }
 
-    /// The same table for a clone whose root subvolume is `subvol` (a path from the top
-    /// level, with its leading slash): in every line for `/`, `subvol=` is set and
-    /// `subvolid=` is dropped. All other bytes stay.
-    pub fn with_root_subvol(&self, subvol: &str) -> Self {
-        let lines = self
-            .lines
-            .iter()
-            .map(|line| match &line.entry {
-                Some(e) if e.is_btrfs_root() => {
-                    let text = replace_options(&line.text, &root_options(&e.options, subvol));
-                    let entry = parse_line(&text);
-                    Line { text, entry }
+    /// The same table with these changes, in this order. All other bytes stay.
+    pub fn changed(&self, changes: &[Change]) -> Self {
+        let mut tab = self.clone();
+        for change in changes {
+            tab.apply(change);
+        }
+        tab
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Subvol { target, subvol } => self.rewrite(
+                |e| e.target == *target && e.is_btrfs(),
+                |line, e| replace_field(line, 3, &with_subvol(&e.options, subvol)),
+            ),
+            Change::Target { from, to } => self.rewrite(
+                |e| e.target == *from,
+                |line, _| replace_field(line, 1, &escape(&to.to_string_lossy())),
+            ),
+            Change::Comment { target } => {
+                self.rewrite(|e| e.target == *target, |line, _| format!("# {line}"))
+            }
+            Change::Add(entry) => {
+                if let Some(last) = self.lines.last_mut().filter(|l| !l.text.ends_with('\n')) {
+                    last.text.push('\n');
                 }
-                _ => line.clone(),
-            })
-            .collect();
-        Self { lines }
+                let text = format!(
+                    "{}\t{}\t{}\t{}\t0 0\n",
+                    escape(&entry.source),
+                    escape(&entry.target.to_string_lossy()),
+                    entry.fstype,
+                    join(&entry.options),
+                );
+                let entry = parse_line(&text);
+                self.lines.push(Line { text, entry });
+            }
+        }
+    }
+
+    fn rewrite(&mut self, wanted: impl Fn(&Entry) -> bool, how: impl Fn(&str, &Entry) -> String) {
+        for line in &mut self.lines {
+            if let Some(entry) = line.entry.as_ref().filter(|e| wanted(e)) {
+                line.text = how(&line.text, entry);
+                line.entry = parse_line(&line.text);
+            }
+        }
     }
 
     /// The text, byte for byte where nothing was changed.
     pub fn to_text(&self) -> String {
         self.lines.iter().map(|l| l.text.as_str()).collect()
     }
+}
+
+/// A change of a table for a clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// In every line of btrfs for this target, `subvol=` is set and `subvolid=` dropped.
+    Subvol {
+        /// Where it is mounted.
+        target: PathBuf,
+        /// From the top level, with its leading slash.
+        subvol: String,
+    },
+    /// What was mounted at the one place goes to another.
+    Target {
+        /// The old one.
+        from: PathBuf,
+        /// The new one.
+        to: PathBuf,
+    },
+    /// The lines for this target count no more; they stay as comments.
+    Comment {
+        /// Where it was mounted.
+        target: PathBuf,
+    },
+    /// One more line, at the end.
+    Add(Entry),
 }
 
 fn parse_line(line: &str) -> Option<Entry> {
@@ -116,7 +177,7 @@ fn parse_line(line: &str) -> Option<Entry> {
     })
 }
 
-fn root_options(options: &[String], subvol: &str) -> String {
+fn with_subvol(options: &[String], subvol: &str) -> String {
     let is_subvol = |o: &str| o.starts_with("subvol=") || o.starts_with("subvolid=");
     let mut kept: Vec<String> = options
         .iter()
@@ -128,11 +189,17 @@ fn root_options(options: &[String], subvol: &str) -> String {
         options[..p].iter().filter(|o| !is_subvol(o)).count()
     });
     kept.insert(before.min(kept.len()), format!("subvol={subvol}"));
-    kept.iter().map(|o| escape(o)).collect::<Vec<_>>().join(",")
+    join(&kept)
 }
 
-/// Put `options` in the place of the fourth field, leaving the blanks around it alone.
-fn replace_options(line: &str, options: &str) -> String {
+fn join(options: &[String]) -> String {
+    let escaped: Vec<_> = options.iter().map(|o| escape(o)).collect();
+    escaped.join(",")
+}
+
+/// Put `text` in the place of a field (0 is the first), leaving the blanks around it
+/// alone; a line may lack its fourth field.
+fn replace_field(line: &str, index: usize, text: &str) -> String {
     let mut ranges = Vec::new();
     let mut start = None;
     for (i, c) in line.char_indices() {
@@ -149,11 +216,11 @@ fn replace_options(line: &str, options: &str) -> String {
     if let Some(s) = start {
         ranges.push(s..line.len());
     }
-    match ranges.get(3) {
-        Some(r) => format!("{}{options}{}", &line[..r.start], &line[r.end..]),
+    match ranges.get(index) {
+        Some(r) => format!("{}{text}{}", &line[..r.start], &line[r.end..]),
         None => {
             let end = ranges.last().map_or(0, |r| r.end);
-            format!("{} {options}{}", &line[..end], &line[end..])
+            format!("{} {text}{}", &line[..end], &line[end..])
         }
     }
 }
@@ -201,9 +268,44 @@ mod tests {
         UUID=CC-DD /efi vfat umask=0077 0 2\n\
         tmpfs /my\\040dir tmpfs size=1G";
 
+    fn with_root(text: &str, subvol: &str) -> Fstab {
+        Fstab::parse(text).changed(&[Change::Subvol {
+            target: "/".into(),
+            subvol: subvol.into(),
+        }])
+    }
+
+    #[test]
+    fn a_line_can_move_go_and_come() {
+        let text = "UUID=b /boot vfat umask=0077 0 2\nUUID=x /boot/x ext4 rw\nUUID=x / btrfs";
+        let after = Fstab::parse(text).changed(&[
+            Change::Target {
+                from: "/boot".into(),
+                to: "/my efi".into(),
+            },
+            Change::Comment {
+                target: "/boot/x".into(),
+            },
+            Change::Add(Entry {
+                source: "UUID=x".into(),
+                target: "/srv/a b".into(),
+                fstype: "btrfs".into(),
+                options: vec!["nofail".into(), "subvol=/@/srv/a b".into()],
+            }),
+        ]);
+        assert_eq!(
+            after.to_text(),
+            "UUID=b /my\\040efi vfat umask=0077 0 2\n# UUID=x /boot/x ext4 rw\n\
+             UUID=x / btrfs\nUUID=x\t/srv/a\\040b\tbtrfs\tnofail,subvol=/@/srv/a\\040b\t0 0\n"
+        );
+        assert_eq!(Fstab::parse(&after.to_text()), after);
+        let added = after.at(Path::new("/srv/a b")).unwrap();
+        assert_eq!(added.subvol(), Some("@/srv/a b"));
+    }
+
     #[test]
     fn only_the_root_line_changes() {
-        let after = Fstab::parse(GENTOO).with_root_subvol("/@be/new/root");
+        let after = with_root(GENTOO, "/@be/new/root");
         assert_eq!(
             after.to_text(),
             GENTOO.replace(
@@ -231,7 +333,7 @@ mod tests {
                 "/dev/a / btrfs subvol=/n 0 0",
             ),
         ] {
-            assert_eq!(Fstab::parse(line).with_root_subvol("/n").to_text(), want);
+            assert_eq!(with_root(line, "/n").to_text(), want);
         }
     }
 
@@ -251,7 +353,7 @@ mod tests {
         #[test]
         fn the_new_root_line_reads_back(options in "[a-z=,/@0-9]{0,40}", tail in "[ \t0-9]{0,5}") {
             let text = format!("UUID=x / btrfs {options}x{tail}\n");
-            let after = Fstab::parse(&text).with_root_subvol("/@be/n/root");
+            let after = with_root(&text, "/@be/n/root");
             let again = Fstab::parse(&after.to_text());
             let root = again.at(Path::new("/")).unwrap();
             prop_assert_eq!(root.subvol(), Some("@be/n/root"));

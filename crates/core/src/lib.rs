@@ -5,6 +5,7 @@
 //! or steps), [`execute`](execute::execute), report. Nothing here prints.
 
 pub mod boot;
+pub mod bootfs;
 pub mod chroot;
 pub mod config;
 pub mod execute;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod stale;
 pub mod store;
 pub mod upgrade;
+pub mod whole;
 
 pub use be_btrfs::Error as BtrfsError;
 pub use be_portage as portage;

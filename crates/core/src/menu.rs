@@ -172,7 +172,10 @@ fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String> {
         .as_ref()
         .map(|r| Path::new("/").join(&r.path))
         .unwrap_or_default();
-    let from_top = |path: &Path| root.join(path).to_string_lossy().into_owned();
+    let from_top = |path: &Path| match &kernel.fs {
+        Some(_) => path.to_string_lossy().into_owned(),
+        None => root.join(path).to_string_lossy().into_owned(),
+    };
     let created = env.record.created.format("%Y-%m-%d %H:%M");
     let mut title = format!("{}: Linux {}, {created}", env.name(), kernel.version);
     if !env.record.description.is_empty() {
@@ -181,6 +184,7 @@ fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String> {
     let entry = Entry {
         name: env.name().to_string(),
         title,
+        fs_uuid: kernel.fs.clone(),
         linux: from_top(&kernel.linux),
         initrd: kernel.initrd.iter().map(|p| from_top(p)).collect(),
         args: kernel.arguments.clone(),

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::fstab::Fstab;
+use crate::layout::Layout;
 use crate::name::EnvName;
-use crate::record::{Record, State};
+use crate::record::{Boot, Record, State};
 use crate::refusal::Refusal;
 
 /// The directory of the store below the top level.
@@ -71,12 +71,10 @@ pub struct Mount {
 pub struct System {
     /// Its root subvolume.
     pub root: Subvolume,
-    /// The subvolumes that lie in the root, as paths in it; the store is left out.
-    pub nested: Vec<PathBuf>,
+    /// What it consists of besides.
+    pub layout: Layout,
     /// What is mounted in it now.
     pub mounts: Vec<Mount>,
-    /// Its /etc/fstab.
-    pub fstab: Fstab,
     /// Directory of GRUB's files in the root (`boot/grub`), if it is there.
     pub grub_home: Option<String>,
     /// Active swapfiles inside the root subvolume.
@@ -125,8 +123,6 @@ pub struct Environment {
     pub busy: bool,
     /// Where its root is mounted in this mount namespace.
     pub mounted: Vec<PathBuf>,
-    /// Subvolumes inside its root that no record names, as paths in the root.
-    pub nested: Vec<PathBuf>,
     /// Subvolumes below its directory in the store that are not its own, as paths there.
     pub foreign: Vec<PathBuf>,
 }
@@ -141,7 +137,6 @@ impl Environment {
             next: false,
             busy: false,
             mounted: Vec::new(),
-            nested: Vec::new(),
             foreign: Vec::new(),
         }
     }
@@ -213,6 +208,13 @@ pub enum Place {
         /// The path in it.
         path: PathBuf,
     },
+    /// A /boot that is not in a root subvolume.
+    Boot {
+        /// Which one.
+        boot: Boot,
+        /// The path in it.
+        path: PathBuf,
+    },
     /// The system root, across its mounts.
     SystemRoot(PathBuf),
 }
@@ -251,6 +253,17 @@ impl Inventory {
             .ok_or_else(|| Refusal::NotAdopted {
                 subvolume: self.system.root.option(),
             })
+    }
+
+    /// The environment of this name; the running one without a name.
+    ///
+    /// # Errors
+    /// Those of [`Inventory::get`] and [`Inventory::running`].
+    pub fn origin(&self, name: Option<&EnvName>) -> Result<&Environment, Refusal> {
+        match name {
+            Some(name) => self.get(name),
+            None => self.running(),
+        }
     }
 
     /// # Errors

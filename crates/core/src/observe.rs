@@ -7,14 +7,15 @@ use anyhow::{Context, Result};
 use be_btrfs::{Node, Root, Tree, Uuid};
 use nix::libc;
 
+use crate::bootfs;
 use crate::fstab::Fstab;
+use crate::layout::{self, Layout, Names, subvolume};
 use crate::model::{
-    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE, Subvolume,
-    System,
+    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, System,
 };
 use crate::mountinfo::{self, Row};
 use crate::plan::Use;
-use crate::record::{Record, State};
+use crate::record::{self, Policy, Record, State};
 use crate::refusal::Refusal;
 use crate::store::{Paths, Store};
 
@@ -59,7 +60,6 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .ok()
         .and_then(|h| h.as_ref()?.default.clone());
 
-    let uuids = known_uuids(&readable);
     let mut environments: Vec<_> = readable
         .into_iter()
         .map(|record| {
@@ -70,7 +70,6 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 .filter(|r| r.device == device && Some(&r.root) == path.as_ref())
                 .map(|r| r.target.clone())
                 .collect();
-            let nested = root_node.map_or_else(Vec::new, |n| nested_in(&tree, n, &uuids));
             let foreign = foreign_in(&tree, &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
@@ -78,7 +77,6 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 busy: record.state == State::Building && store.is_claimed(&record.name),
                 root: root_node.map(subvolume),
                 mounted,
-                nested,
                 foreign,
                 record,
             }
@@ -86,13 +84,15 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .collect();
     environments.sort_by(|a, b| (a.record.created, a.name()).cmp(&(b.record.created, b.name())));
 
-    let system = observe_system(&root_dir, root, &tree, (&rows, &device), sysroot, &uuids);
+    let fs = filesystem(store, device)?;
+    let mut system = observe_system(&root_dir, root, (&rows, &fs.number), sysroot);
+    system.layout = layout_of(store, &fs, &tree, root, Some(&system.mounts))?;
     let menu = menu_state(store, &root_dir, &system, &environments, header);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));
     Ok(Inventory {
         sysroot: sysroot.to_owned(),
-        fs: filesystem(store, device)?,
+        fs,
         system,
         initialised,
         environments,
@@ -151,15 +151,6 @@ fn system_root<'a>(tree: &'a Tree, dir: &Root, sysroot: &Path) -> Result<&'a Nod
         .with_context(|| format!("subvolume {id} is not in the tree of roots"))
 }
 
-fn subvolume(node: &Node) -> Subvolume {
-    Subvolume {
-        id: node.id,
-        uuid: node.uuid.to_string(),
-        path: node.path.clone(),
-        generation: node.generation,
-    }
-}
-
 /// The root subvolume of a record: by its UUID where it was adopted (its owner may have
 /// renamed it), else at its place in the store and with its UUID.
 fn root_of<'a>(tree: &'a Tree, record: &Record) -> Option<&'a Node> {
@@ -176,28 +167,107 @@ fn root_of<'a>(tree: &'a Tree, record: &Record) -> Option<&'a Node> {
         .filter(|n| n.uuid == uuid)
 }
 
-fn known_uuids(records: &[Record]) -> Vec<Uuid> {
-    records
+/// What the system with this root subvolume consists of; `mounts` if it is mounted.
+///
+/// # Errors
+/// When its root cannot be opened.
+fn layout_of(
+    store: &Store,
+    fs: &Filesystem,
+    tree: &Tree,
+    root: &Node,
+    mounts: Option<&[Mount]>,
+) -> Result<Layout> {
+    let dir = store.root_of(&root.path)?;
+    let text = dir
+        .read_to_string("etc/fstab", MAX_TEXT)
+        .unwrap_or_default();
+    let fstab = Fstab::parse(&text);
+    let names = Names {
+        uuid: fs.uuid.clone(),
+        devices: store.top.devices()?,
+        default_subvolume: fs.default_subvolume,
+    };
+    let chosen = |node: &Node| chosen_policy(store, &node.path);
+    let (nested, mut parts) = layout::find(tree, root, &fstab, &names, &chosen);
+    let own_boot = parts
         .iter()
-        .flat_map(|r| &r.subvolumes)
-        .flat_map(|m| [Some(&m.uuid), m.base.as_ref().map(|b| &b.uuid)])
-        .flatten()
-        .filter_map(|u| u.parse().ok())
-        .collect()
+        .position(|p| p.mount == Path::new("/boot"))
+        .map(|at| parts.remove(at));
+    let place = match own_boot {
+        Some(part) => Some(record::Boot::new(
+            fs.uuid.clone(),
+            "btrfs".into(),
+            Some(part.subvolume.path),
+        )),
+        None => separate_boot(&fstab, mounts.unwrap_or_default()),
+    };
+    let boot = place.map(|place| layout::Boot {
+        unreadable_root: match place.subvolume {
+            Some(_) => None,
+            None => bootfs::unreadable(store.top.device()),
+        },
+        place,
+        size: 0,
+    });
+    Ok(Layout {
+        fstab,
+        nested,
+        parts,
+        boot,
+    })
 }
 
-/// Subvolumes below `root`, as paths in it. What lies in the store is not part of the
-/// system even where the store lies in its root (a root that is the top level).
-fn nested_in(tree: &Tree, root: &Node, known: &[Uuid]) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = tree
-        .descendants(root.id)
+/// What the owner of a subvolume chose for it.
+fn chosen_policy(store: &Store, path: &Path) -> Option<Policy> {
+    let value = store
+        .root_of(path)
+        .ok()?
+        .attribute(layout::ATTRIBUTE)
+        .ok()??;
+    Policy::parse(std::str::from_utf8(&value).ok()?)
+}
+
+/// A /boot on another filesystem: from fstab, or as it is mounted.
+fn separate_boot(fstab: &Fstab, mounts: &[Mount]) -> Option<record::Boot> {
+    let target = Path::new("/boot");
+    let mounted = mounts
         .iter()
-        .filter(|n| !known.contains(&n.uuid))
-        .filter(|n| root.id != be_btrfs::TOP_LEVEL_ID || !n.path.starts_with(STORE))
-        .filter_map(|n| n.path.strip_prefix(&root.path).ok().map(Path::to_owned))
-        .collect();
-    paths.sort();
-    paths
+        .rev()
+        .find(|m| m.target == target && !m.of_root && m.fstype != "autofs");
+    let (source, fstype) = match (fstab.at(target), mounted) {
+        (Some(entry), _) if entry.fstype != "auto" => (&entry.source, &entry.fstype),
+        (_, Some(mount)) => (&mount.source, &mount.fstype),
+        _ => return None,
+    };
+    let uuid = bootfs::uuid_of(source).ok()?;
+    Some(record::Boot::new(uuid, fstype.clone(), None))
+}
+
+/// What an environment, which need not be running, consists of, with the size of what a
+/// clone of it would get.
+///
+/// # Errors
+/// [`Refusal::RootMissing`], or what cannot be read.
+pub fn layout(store: &Store, inv: &Inventory, env: &Environment) -> Result<Layout> {
+    let mut layout = match (&env.root, env.running) {
+        (_, true) => inv.system.layout.clone(),
+        (None, false) => {
+            let name = env.name().clone();
+            return Err(Refusal::RootMissing { name }.into());
+        }
+        (Some(root), false) => {
+            let tree = store.top.tree()?;
+            let node = tree
+                .by_id(root.id)
+                .with_context(|| format!("subvolume {} is gone", root.id))?;
+            layout_of(store, &inv.fs, &tree, node, None)?
+        }
+    };
+    if let Some(boot) = &mut layout.boot {
+        boot.size = bootfs::size(&bootfs::open(store, &boot.place, false)?.root)?;
+    }
+    Ok(layout)
 }
 
 /// Subvolumes below the directory of an environment that its record does not prove to be
@@ -225,10 +295,8 @@ fn foreign_in(tree: &Tree, record: &Record) -> Vec<PathBuf> {
 fn observe_system(
     dir: &Root,
     root: &Node,
-    tree: &Tree,
     (rows, device): (&[Row], &str),
     sysroot: &Path,
-    known: &[Uuid],
 ) -> System {
     let mut mounts: BTreeMap<PathBuf, Mount> = BTreeMap::new();
     for row in rows {
@@ -257,14 +325,10 @@ fn observe_system(
         .find(|h| is_there(dir, &Path::new(h).join("grub.cfg")))
         .filter(|h| !apart(h))
         .map(str::to_owned);
-    let fstab = dir
-        .read_to_string("etc/fstab", MAX_TEXT)
-        .unwrap_or_default();
     System {
-        nested: nested_in(tree, root, known),
         swapfiles: swapfiles_in(root, sysroot),
         portage: is_there(dir, Path::new("usr/bin/emerge")),
-        fstab: Fstab::parse(&fstab),
+        layout: Layout::default(),
         root: subvolume(root),
         mounts,
         grub_home,
@@ -304,7 +368,7 @@ fn menu_state(
     environments: &[Environment],
     header: Result<Option<be_grub::menu::Header>, String>,
 ) -> MenuState {
-    let config = grub_config(sysroot, system, environments);
+    let config = grub_config(store, sysroot, system, environments);
     let text = config
         .as_ref()
         .and_then(|c| read_config(store, sysroot, c).ok());
@@ -325,6 +389,7 @@ fn menu_state(
 /// The grub.cfg that GRUB itself reads: that of the environment which holds GRUB's files,
 /// not the copy that a clone has of it.
 fn grub_config(
+    store: &Store,
     sysroot: &Root,
     system: &System,
     environments: &[Environment],
@@ -346,6 +411,11 @@ fn grub_config(
             },
         });
     }
+    let recorded = environments.iter().find_map(|e| e.record.boot.as_ref());
+    let here = system.layout.boot.as_ref().map(|b| &b.place);
+    if let Some(boot) = recorded.or(here) {
+        return boot_config(store, boot);
+    }
     let found = GRUB_HOMES
         .into_iter()
         .map(|h| Path::new(h).join("grub.cfg"))
@@ -362,10 +432,29 @@ fn grub_config(
     })
 }
 
+fn boot_config(store: &Store, boot: &record::Boot) -> Option<GrubConfig> {
+    let dir = bootfs::open(store, boot, false).ok()?;
+    let path = ["grub", "grub2"]
+        .into_iter()
+        .map(|home| Path::new(home).join("grub.cfg"))
+        .find(|file| is_there(&dir.root, file))?;
+    Some(GrubConfig {
+        shown: format!("/boot/{}", path.display()),
+        place: Place::Boot {
+            boot: boot.clone(),
+            path,
+        },
+    })
+}
+
 /// The text of GRUB's configuration.
 pub(crate) fn read_config(store: &Store, sysroot: &Root, config: &GrubConfig) -> Result<String> {
     let text = match &config.place {
         Place::InRoot { root, path } => store.root_of(root)?.read_to_string(path, MAX_TEXT),
+        Place::Boot { boot, path } => {
+            let dir = bootfs::open(store, boot, false)?;
+            dir.root.read_to_string(path, MAX_TEXT)
+        }
         Place::SystemRoot(path) => sysroot.read_to_string(path, MAX_TEXT),
     };
     text.with_context(|| format!("cannot read {}", config.shown))

@@ -83,6 +83,10 @@ impl Proven {
 
 fn key(env: &Environment, fs: &Filesystem, config: &Config) -> Option<Key> {
     let root = env.root.as_ref()?;
+    if env.record.boot.is_some() || env.record.subvolumes.len() > 1 {
+        // The root's generation does not tell of what lies elsewhere.
+        return None;
+    }
     Some(Key {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fs_uuid: fs.uuid.clone(),

@@ -56,6 +56,24 @@ pub enum Policy {
     Shared,
 }
 
+impl Policy {
+    /// The word used in records, in attributes and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Cloned => "cloned",
+            Policy::Late => "late",
+            Policy::Shared => "shared",
+        }
+    }
+
+    /// The policy of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Policy::Cloned, Policy::Late, Policy::Shared]
+            .into_iter()
+            .find(|p| p.as_str() == word)
+    }
+}
+
 /// One subvolume that belongs to an environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -121,6 +139,32 @@ pub struct Base {
     pub of: String,
     /// The transaction of the snapshot: what is newer in the origin was written since.
     pub generation: u64,
+}
+
+/// Where a /boot lies that is not in the root subvolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// UUID of its filesystem.
+    pub uuid: String,
+    /// Type of its filesystem, as mount(8) knows it.
+    pub fstype: String,
+    /// On the filesystem of the root: the subvolume, from the top level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<PathBuf>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Boot {
+    /// A place.
+    pub fn new(uuid: String, fstype: String, subvolume: Option<PathBuf>) -> Self {
+        Self {
+            uuid,
+            fstype,
+            subvolume,
+            extra: Map::new(),
+        }
+    }
 }
 
 /// How far an upgrade came.
@@ -227,6 +271,9 @@ pub struct Record {
     /// The directory of GRUB's own files lies in this environment, at this path in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grub_home: Option<String>,
+    /// Its /boot is not in its root subvolume; only that of an adopted system ever is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
     /// Its subvolumes; the first one is the root.
     pub subvolumes: Vec<Member>,
     /// The upgrade that ran in it.
@@ -249,6 +296,7 @@ impl Record {
             pinned: false,
             adopted: false,
             grub_home: None,
+            boot: None,
             subvolumes: Vec::new(),
             upgrade: None,
             extra: Map::new(),

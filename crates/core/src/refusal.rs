@@ -50,6 +50,14 @@ pub enum Refusal {
         what: String,
         why: String,
     },
+    Split {
+        path: PathBuf,
+    },
+    NotAPart {
+        path: PathBuf,
+        why: String,
+        split: bool,
+    },
     NoGrub,
     NotHooked {
         config: String,
@@ -168,6 +176,11 @@ impl Refusal {
             }
             NotInitialised | NotAdopted { .. } => "be init".into(),
             Unsupported { .. } => "see LAYOUTS in be(8)".into(),
+            Split { path } => format!("be layout set {} cloned", path.display()),
+            NotAPart { path, split, .. } if *split => {
+                format!("be layout split {} makes it one", path.display())
+            }
+            NotAPart { .. } => "be layout shows what can be chosen".into(),
             NoGrub => "install GRUB and write its configuration first: \
                        grub-install, then grub-mkconfig -o /boot/grub/grub.cfg"
                 .into(),
@@ -237,6 +250,19 @@ impl fmt::Display for Refusal {
                 write!(f, "the running root ({subvolume}) is not an environment")
             }
             Unsupported { what, why } => write!(f, "{what} is not supported yet: {why}"),
+            Split { path } => write!(
+                f,
+                "{} is shared by all environments: installed packages and the database that \
+                 describes them would be separated",
+                path.display()
+            ),
+            NotAPart { path, why, .. } => {
+                write!(
+                    f,
+                    "there is nothing to choose for {}: {why}",
+                    path.display()
+                )
+            }
             NoGrub => write!(
                 f,
                 "no GRUB configuration found in /boot/grub or /boot/grub2"

@@ -6,15 +6,18 @@ use anyhow::{Context, Result};
 use be_btrfs::Root;
 
 use crate::boot::{self, Examination, Fstab, Ground};
+use crate::bootfs;
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
-use crate::layout;
+use crate::layout::{self, Layout};
 use crate::model::{Environment, Inventory, Subvolume};
 use crate::name::EnvName;
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Use;
+use crate::record::{Member, Record};
 use crate::refusal::Refusal;
-use crate::store::Store;
+use crate::store::{Paths, Store};
+use crate::whole::Whole;
 
 /// The system and its store.
 #[derive(Debug)]
@@ -78,12 +81,69 @@ impl Session {
         let subvolume = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
             name: env.name().clone(),
         })?;
-        let root = self.store.root_of(&subvolume.path)?;
+        let root = self.whole(env)?;
+        let boot = env.record.boot.as_ref();
+        let boot = boot
+            .map(|place| bootfs::open(&self.store, place, false))
+            .transpose()?;
         Ok(boot::examine(
             &root,
+            boot.as_ref(),
             &ground(inv, subvolume, Fstab::Final),
             &self.config,
         ))
+    }
+
+    /// All of an environment as one tree: its root, with its other subvolumes in their places.
+    ///
+    /// # Errors
+    /// [`Refusal::RootMissing`], or when a subvolume of it is gone.
+    pub fn whole(&self, env: &Environment) -> Result<Whole> {
+        let root = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+            name: env.name().clone(),
+        })?;
+        self.whole_of(&env.record, &root.path)
+    }
+
+    /// As [`Session::whole`], with its root subvolume from the top level.
+    pub(crate) fn whole_of(&self, record: &Record, root: &Path) -> Result<Whole> {
+        let others = record.subvolumes.iter().filter(|m| m.mount != "/");
+        let volumes = match record.adopted {
+            false => {
+                let home = Paths::environment(&record.name);
+                others
+                    .map(|m| (m.mount.clone().into(), home.join(m.place())))
+                    .collect()
+            }
+            true => {
+                let others: Vec<_> = others.collect();
+                let tree = match others.is_empty() {
+                    true => Default::default(),
+                    false => self.store.top.tree()?,
+                };
+                let found = |m: &&Member| {
+                    let node = tree.by_uuid(m.uuid.parse().ok()?)?;
+                    Some((m.mount.clone().into(), node.path.clone()))
+                };
+                others.iter().filter_map(found).collect()
+            }
+        };
+        Whole::open(&self.store, root, volumes)
+    }
+
+    /// As [`Session::whole`], the system as it was when the environment was cloned.
+    ///
+    /// # Errors
+    /// When the base is gone.
+    pub fn whole_base(&self, record: &Record) -> Result<Whole> {
+        let base = Paths::environment(&record.name).join("base");
+        let volumes = record
+            .subvolumes
+            .iter()
+            .filter(|m| m.mount != "/" && m.base.is_some())
+            .map(|m| (m.mount.clone().into(), base.join(m.place())))
+            .collect();
+        Whole::open(&self.store, &base.join("root"), volumes)
     }
 
     /// The rule for what is to be cloned and booted: what keeps the origin (the running
@@ -92,10 +152,7 @@ impl Session {
     /// # Errors
     /// [`Refusal::NotBootable`].
     pub fn bootable(&self, inv: &Inventory, origin: Option<&EnvName>) -> Result<()> {
-        let origin = match origin {
-            Some(name) => inv.get(name)?,
-            None => inv.running()?,
-        };
+        let origin = inv.origin(origin)?;
         let problems = self.examine(inv, origin)?.problems;
         let name = origin.name().clone();
         match problems.is_empty() {
@@ -115,9 +172,18 @@ impl Session {
         let subvolume = env.root.as_ref().context("a clone has a root")?;
         Ok(boot::examine(
             base,
+            None,
             &ground(inv, subvolume, Fstab::ToBeRewritten),
             &self.config,
         ))
+    }
+
+    /// What an environment consists of, with the size of the kernels that a clone of it gets.
+    ///
+    /// # Errors
+    /// [`Refusal::RootMissing`].
+    pub fn layout(&self, inv: &Inventory, env: &Environment) -> Result<Layout> {
+        observe::layout(&self.store, inv, env)
     }
 
     /// A program to be run in an environment, with what fstab shares among them.
@@ -138,6 +204,21 @@ impl Session {
                 target,
             })
             .collect();
+        let home = Paths::environment(env.name());
+        let own = env.record.subvolumes.iter().filter(|m| m.mount != "/");
+        job.volumes = own
+            .filter(|_| !env.record.adopted)
+            .map(|m| Bind {
+                source: home.join(m.place()),
+                target: m.mount.clone().into(),
+            })
+            .collect();
+        // What lies in another comes after it; two mounts at one place are none of ours.
+        job.volumes.sort_by(|a, b| a.target.cmp(&b.target));
+        job.binds.retain(|bind| {
+            let own = |m: &Member| Path::new(&m.mount) == bind.target;
+            !env.record.subvolumes.iter().any(own)
+        });
         job.resolv_conf = std::fs::read_to_string("/etc/resolv.conf").ok();
         Ok(job)
     }

@@ -65,6 +65,8 @@ pub struct Entry {
     pub name: String,
     /// What is shown; any text, untrusted.
     pub title: String,
+    /// UUID of the filesystem with its files, if that is another one than the menu's.
+    pub fs_uuid: Option<String>,
     /// The kernel: its path from the top level of the filesystem, `/@be/x/root/boot/vmlinuz-6.1`.
     pub linux: String,
     /// Microcode and initramfs images, in the order loaded; paths as for `linux`.
@@ -99,7 +101,6 @@ struct View<'a> {
     modules: Vec<&'a str>,
     default_id: Option<String>,
     entries: Vec<EntryView<'a>>,
-    fs_uuid: &'a str,
 }
 
 #[derive(Serialize)]
@@ -107,6 +108,7 @@ struct EntryView<'a> {
     name: &'a str,
     id: String,
     title: String,
+    fs_uuid: &'a str,
     linux: &'a str,
     initrd: &'a [String],
     files: Vec<&'a str>,
@@ -175,7 +177,7 @@ impl Menu {
                 "environment `{}` is in the menu twice",
                 quote::shown(&entry.name)
             );
-            entries.push(entry.view().with_context(|| {
+            entries.push(entry.view(&self.fs_uuid).with_context(|| {
                 format!(
                     "cannot make a menu entry for `{}`",
                     quote::shown(&entry.name)
@@ -194,7 +196,6 @@ impl Menu {
             modules,
             default_id: self.default.as_deref().map(entry_id),
             entries,
-            fs_uuid: &self.fs_uuid,
         })
     }
 }
@@ -205,14 +206,22 @@ impl Entry {
     /// # Errors
     /// Those of [`Menu::render`] that come from one entry.
     pub fn check(&self) -> Result<()> {
-        self.view().map(drop)
+        self.view("").map(drop)
     }
 
-    fn view(&self) -> Result<EntryView<'_>> {
+    /// `fs_uuid` is the menu's.
+    fn view<'a>(&'a self, fs_uuid: &'a str) -> Result<EntryView<'a>> {
         ensure!(
             is_name(&self.name),
             "it is not a valid name for an environment"
         );
+        if let Some(uuid) = &self.fs_uuid {
+            ensure!(
+                is_uuid(uuid),
+                "`{}` is not a filesystem UUID",
+                quote::shown(uuid)
+            );
+        }
         for path in self.initrd.iter().chain([&self.linux]) {
             check_path(path)?;
         }
@@ -236,6 +245,7 @@ impl Entry {
             name: &self.name,
             id: entry_id(&self.name),
             title: quote::title(&self.title, &self.name),
+            fs_uuid: self.fs_uuid.as_deref().unwrap_or(fs_uuid),
             linux: &self.linux,
             initrd: &self.initrd,
             files: self

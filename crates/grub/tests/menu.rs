@@ -22,6 +22,7 @@ fn entry(name: &str) -> Entry {
             "ro".into(),
             format!("rootflags=subvol=/@be/{name}/root"),
         ],
+        fs_uuid: None,
         unrestricted: false,
     }
 }
@@ -97,6 +98,7 @@ fn every_combination_is_good_grub() {
                                 ["a", "b.c", "9:d+e_f-g"][..count].iter().map(|name| Entry {
                                     initrd: vec!["/boot/it's an initramfs".to_owned(); initrds],
                                     args: vec!["a=\"b c\"".to_owned(); args],
+                                    fs_uuid: None,
                                     unrestricted,
                                     ..entry(name)
                                 });

@@ -13,6 +13,9 @@ use super::{DIR, FileType, Root, split};
 use crate::error::Context;
 use crate::{Error, Reason, Result};
 
+/// The longest value of an attribute, in bytes; btrfs holds less.
+const MAX_ATTRIBUTE: usize = 64 << 10;
+
 /// What `stat` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
@@ -57,6 +60,20 @@ impl From<Stat> for Metadata {
 }
 
 impl Root {
+    /// An extended attribute of the directory itself; None if it has none of
+    /// this name, or its filesystem has none at all.
+    pub fn attribute(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut value = vec![0; MAX_ATTRIBUTE];
+        match rustix::fs::fgetxattr(self, name, &mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                Ok(Some(value))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(error) => Err(error).on_fd("read an attribute of", self.as_fd()),
+        }
+    }
+
     /// What is at the path, symlinks followed.
     pub fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
         let path = path.as_ref();

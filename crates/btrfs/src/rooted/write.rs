@@ -30,6 +30,12 @@ impl Root {
         Ok(fd.into())
     }
 
+    /// Sets an extended attribute of the directory itself. On disk with the next
+    /// commit.
+    pub fn set_attribute(&self, name: &str, value: &[u8]) -> Result<()> {
+        fsetxattr(self, name, value, XattrFlags::empty()).on_fd("set an attribute of", self.as_fd())
+    }
+
     /// Replaces a file by one with this content, or makes it with this mode:
     /// at every moment, also after a power cut, it has the old content or the
     /// new one. It is on disk on return.

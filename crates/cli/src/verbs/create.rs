@@ -39,6 +39,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = &work.inv;
     let request = plan::Create {
         name: args.name.clone(),
+        layout: ctx.session.layout(inv, inv.origin(args.origin.as_ref())?)?,
         origin: args.origin.clone(),
         description: args.description.clone(),
         now: ctx.now,

@@ -7,6 +7,7 @@ pub mod create;
 pub mod destroy;
 pub mod exec;
 pub mod init;
+pub mod layout;
 pub mod list;
 pub mod log;
 pub mod menu;

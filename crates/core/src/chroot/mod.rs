@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 pub use init::{enter, init, supervise};
 pub use wait::{Interrupted, take_terminal_back, wait};
 
-/// A mount of the running system that the environment gets too.
+/// Something that is mounted in the environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bind {
-    /// Where it is now.
+    /// What, or where it is now.
     pub source: PathBuf,
     /// Where it goes in the environment.
     pub target: PathBuf,
@@ -45,6 +45,8 @@ pub struct Job {
     pub device: PathBuf,
     /// The root subvolume, by its path from the top level.
     pub root: PathBuf,
+    /// Its other subvolumes, by their paths from the top level, and where they are mounted.
+    pub volumes: Vec<Bind>,
     /// What it shares with the running system.
     pub binds: Vec<Bind>,
     /// Text for the resolver, where the environment's own resolv.conf is a link into /run.
@@ -64,6 +66,7 @@ impl Job {
         Self {
             device: device.to_owned(),
             root: root.to_owned(),
+            volumes: Vec::new(),
             binds: Vec::new(),
             resolv_conf: None,
             argv,

@@ -45,6 +45,11 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     // Opened before the tmpfs covers /run, where a device node may be linked to.
     let top = TopLevel::open_device(&job.device)?;
     let root = top.clone_mount(&job.root)?;
+    let volumes = job
+        .volumes
+        .iter()
+        .map(|volume| Ok((top.clone_mount(&volume.source)?, relative(&volume.target))))
+        .collect::<Result<Vec<_>>>()?;
     let binds = job
         .binds
         .iter()
@@ -56,6 +61,9 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     fs::create_dir(&env).context("cannot make the mount point of the environment")?;
     attach_at(&root, CWD, &env)?;
     let env = Root::open(&env)?;
+    for (tree, to) in &volumes {
+        attach(tree, &target(&env, to)?)?;
+    }
 
     mount("proc", target(&env, "proc")?.path(), "proc", nosuid(), None)
         .context("cannot mount /proc")?;

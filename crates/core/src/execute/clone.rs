@@ -1,19 +1,20 @@
-//! Making an environment: two snapshots, the few changes that make a clone whole, one
-//! rename.
+//! Making an environment: two snapshots of each subvolume, the few changes that make a clone
+//! whole, one rename.
 
-use std::ffi::OsStr;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use be_btrfs::{Mode, Root};
+use anyhow::{Context, Result, bail, ensure};
+use be_btrfs::{Mode, Root, SubvolumeInfo};
 
-use super::remove::discard_new;
-use crate::fstab::Fstab;
+use super::remove::{SOURCES, discard_new};
+use crate::bootfs;
+use crate::fstab::{Change, Fstab};
+use crate::layout::Source;
 use crate::menu::{self, Prepared};
 use crate::model::{Environment, Inventory, STORE, Subvolume};
 use crate::observe::MAX_TEXT;
 use crate::plan::{CloneSpec, Step};
-use crate::record::{Base, Member, Policy, Record};
+use crate::record::{Base, Boot, Member, Policy, Record, place};
 use crate::session::Session;
 use crate::store::Paths;
 
@@ -36,40 +37,36 @@ fn make_clone<T: Send>(
     spec: &CloneSpec,
     meanwhile: impl FnOnce(&Root) -> Result<T> + Send,
 ) -> Result<T> {
-    let store = &session.store;
-    let dir = &store.dir;
+    let dir = &session.store.dir;
     let work = Path::new(Paths::NEW).join(spec.record.name.as_str());
-    dir.mkdir_all(work.join("base"), 0o700)?;
     dir.mkdir_all(work.join("log"), 0o700)?;
-
-    let from = store.root_of(&spec.from)?;
-    let source = be_btrfs::subvolume_info(&from)?;
-    if source.uuid.to_string() != spec.from_uuid {
-        bail!("/{} is another subvolume by now", spec.from.display());
-    }
-    let base_dir = dir.sub(work.join("base"))?;
-    let name = OsStr::new("root");
-    let base = store
-        .top
-        .snapshot(from.fd(), base_dir.fd(), name, Mode::ReadOnly)?;
-    let base_root = base_dir.sub(name)?;
     let work_dir = dir.sub(&work)?;
+    let uuids: Vec<_> = spec.sources.iter().map(|s| s.uuid.as_str()).collect();
+    work_dir.set_attribute(SOURCES, uuids.join(",").as_bytes())?;
+    let Some((root, others)) = spec.sources.split_first() else {
+        bail!("an environment needs a root");
+    };
+    let based = take_base(session, &work_dir, root)?;
+    let base_root = based.base.try_clone()?;
     let rest = || -> Result<()> {
-        let root = store
-            .top
-            .snapshot(base_root.fd(), work_dir.fd(), name, Mode::Writable)?;
-        let clone = work_dir.sub(name)?;
-        tidy(&clone, &from, spec)?;
-        rewrite_fstab(&clone, &spec.record)?;
-        let mut member = Member::new("/", Policy::Cloned, root.uuid.to_string());
-        member.base = Some(Base {
-            uuid: base.uuid.to_string(),
-            of: spec.from_uuid.clone(),
-            generation: base.otransid,
-        });
         let mut record = spec.record.clone();
-        record.subvolumes = vec![member];
-        store.write_new_record(&work, &record)
+        let (member, clone) = finish_clone(session, &work_dir, root, based)?;
+        record.subvolumes.push(member);
+        for source in others {
+            let (member, _) = match source.policy {
+                Policy::Late => late_clone(session, &work_dir, source)?,
+                _ => {
+                    let based = take_base(session, &work_dir, source)?;
+                    finish_clone(session, &work_dir, source, based)?
+                }
+            };
+            record.subvolumes.push(member);
+        }
+        if let Some(boot) = &spec.boot {
+            copy_boot(session, boot, &clone)?;
+        }
+        rewrite_fstab(&clone, &spec.fstab)?;
+        session.store.write_new_record(&work, &record)
     };
     // The rest waits for the disk, most of the time.
     let (made, meanwhile) = std::thread::scope(|threads| {
@@ -88,23 +85,102 @@ fn make_clone<T: Send>(
     Ok(meanwhile)
 }
 
+/// A source with the read-only snapshot that was taken of it.
+struct Based {
+    from: Root,
+    base: Root,
+    info: SubvolumeInfo,
+}
+
+fn open_source(session: &Session, source: &Source) -> Result<Root> {
+    let from = session.store.root_of(&source.from)?;
+    if be_btrfs::subvolume_info(&from)?.uuid.to_string() != source.uuid {
+        bail!("/{} is another subvolume by now", source.from.display());
+    }
+    Ok(from)
+}
+
+/// Make a snapshot at a place in the directory of the new environment.
+fn snapshot(
+    session: &Session,
+    home: &Root,
+    place: &Path,
+    of: &Root,
+    mode: Mode,
+) -> Result<(SubvolumeInfo, Root)> {
+    let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
+        bail!("{} is no place for a subvolume", place.display());
+    };
+    home.mkdir_all(parent, 0o700)?;
+    let parent = home.sub(parent)?;
+    let info = session
+        .store
+        .top
+        .snapshot(of.fd(), parent.fd(), name, mode)?;
+    Ok((info, parent.sub(name)?))
+}
+
+fn take_base(session: &Session, home: &Root, source: &Source) -> Result<Based> {
+    let from = open_source(session, source)?;
+    let place = Path::new("base").join(place(&source.mount));
+    let (info, base) = snapshot(session, home, &place, &from, Mode::ReadOnly)?;
+    Ok(Based { from, base, info })
+}
+
+fn finish_clone(
+    session: &Session,
+    home: &Root,
+    source: &Source,
+    based: Based,
+) -> Result<(Member, Root)> {
+    let place = place(&source.mount);
+    let (info, clone) = snapshot(session, home, &place, &based.base, Mode::Writable)?;
+    tidy(&clone, &based.from, source)?;
+    let mut member = Member::new(&source.mount, source.policy, info.uuid.to_string());
+    member.base = Some(Base {
+        uuid: based.info.uuid.to_string(),
+        of: source.uuid.clone(),
+        generation: based.info.otransid,
+    });
+    Ok((member, clone))
+}
+
+/// A clone that will be made anew when it is needed: it is never merged, so it has no base.
+fn late_clone(session: &Session, home: &Root, source: &Source) -> Result<(Member, Root)> {
+    let from = open_source(session, source)?;
+    let (info, clone) = snapshot(session, home, &place(&source.mount), &from, Mode::Writable)?;
+    tidy(&clone, &from, source)?;
+    let member = Member::new(&source.mount, source.policy, info.uuid.to_string());
+    Ok((member, clone))
+}
+
+/// Give the clone the kernels of a /boot that is not in the root of its origin.
+fn copy_boot(session: &Session, boot: &Boot, clone: &Root) -> Result<()> {
+    let from = bootfs::open(&session.store, boot, false)?;
+    let mut names: Vec<_> = session.store.records()?.into_iter().map(|r| r.0).collect();
+    // Mostly dates: the newest first.
+    names.sort_by(|a, b| b.cmp(a));
+    let others: Vec<Root> = names
+        .iter()
+        .filter_map(|name| {
+            let root = Path::new(STORE).join(name).join("root");
+            session.store.root_of(&root).ok()
+        })
+        .collect();
+    bootfs::copy(&from.root, clone, &others).context("cannot copy /boot into the clone")
+}
+
 /// Make the clone whole: no copy of the store, and usable directories where subvolumes
 /// were (btrfs leaves an empty directory there in which nothing can be made).
-fn tidy(clone: &Root, from: &Root, spec: &CloneSpec) -> Result<()> {
-    if spec.holds_store {
+fn tidy(clone: &Root, from: &Root, source: &Source) -> Result<()> {
+    if source.holds_store {
         clone
             .remove_tree(STORE)
             .context("cannot take the store out of the clone")?;
     }
-    for path in &spec.nested {
-        let outermost = !spec
-            .nested
-            .iter()
-            .any(|other| other != path && path.starts_with(other));
-        if outermost {
-            placeholder(clone, from, path)
-                .with_context(|| format!("cannot make /{} usable in the clone", path.display()))?;
-        }
+    for path in &source.nested {
+        placeholder(clone, from, path)
+            .with_context(|| format!("cannot make /{} usable in the clone", path.display()))?;
     }
     Ok(())
 }
@@ -117,27 +193,64 @@ fn placeholder(clone: &Root, from: &Root, path: &Path) -> Result<()> {
     Ok(clone.chmod(path, original.mode)?)
 }
 
-fn rewrite_fstab(clone: &Root, record: &Record) -> Result<()> {
+fn rewrite_fstab(clone: &Root, changes: &[Change]) -> Result<()> {
     const FSTAB: &str = "etc/fstab";
     let text = match clone.read_to_string(FSTAB, MAX_TEXT) {
         Ok(text) => text,
         Err(e) if e.is_not_found() => return Ok(()),
         Err(e) => return Err(e.into()),
     };
-    let subvol = format!("/{STORE}/{}/root", record.name);
     let old = Fstab::parse(&text);
-    let new = old.with_root_subvol(&subvol);
-    let again = Fstab::parse(&new.to_text());
-    let wrong = again
-        .entries()
-        .filter(|e| e.is_btrfs_root())
-        .any(|e| e.subvol() != Some(subvol.trim_matches('/')) || e.subvolid().is_some());
-    if wrong || again.entries().count() != old.entries().count() {
-        bail!("the fstab of the clone could not be rewritten; nothing was kept");
+    let new = old.changed(changes);
+    check_fstab(&old, &new, changes)
+        .context("the fstab of the clone could not be rewritten; nothing was kept")?;
+    for entry in new.entries() {
+        let moved = changes
+            .iter()
+            .any(|c| matches!(c, Change::Target { to, .. } if *to == entry.target));
+        if moved || (entry.target.starts_with("/boot") && !clone.exists(&entry.target)?) {
+            clone.mkdir_all(&entry.target, 0o755)?;
+        }
     }
     if new != old {
         clone.write_synced(FSTAB, new.to_text().as_bytes(), 0o644)?;
     }
+    Ok(())
+}
+
+/// Prove a new fstab by what it reads back as.
+fn check_fstab(old: &Fstab, new: &Fstab, changes: &[Change]) -> Result<()> {
+    let again = Fstab::parse(&new.to_text());
+    let (mut more, mut less) = (0, 0);
+    for change in changes {
+        match change {
+            Change::Subvol { target, subvol } => {
+                let wrong = again
+                    .entries()
+                    .filter(|e| e.target == *target && e.is_btrfs())
+                    .any(|e| {
+                        e.subvol() != Some(subvol.trim_matches('/')) || e.subvolid().is_some()
+                    });
+                ensure!(!wrong, "the line for {} is wrong", target.display());
+            }
+            Change::Target { to, .. } => {
+                ensure!(again.at(to).is_some(), "{} is missing", to.display());
+            }
+            Change::Comment { target } => {
+                less += old.entries().filter(|e| e.target == *target).count();
+            }
+            Change::Add(entry) => {
+                more += 1;
+                ensure!(
+                    again.at(&entry.target) == Some(entry),
+                    "the line for {} is wrong",
+                    entry.target.display()
+                );
+            }
+        }
+    }
+    let expected = old.entries().count() + more - less;
+    ensure!(again.entries().count() == expected, "it has lost a line");
     Ok(())
 }
 
@@ -161,6 +274,10 @@ pub(super) fn prepare_with(
     else {
         return Ok(None);
     };
+    if spec.boot.is_some() || spec.sources.len() > 1 {
+        // The base of the root has not all of it.
+        return Ok(None);
+    }
     // The base was made by a commit: generations read now are true.
     let tree = session.store.top.tree()?;
     let roots = inv.environments.iter_mut().filter_map(|e| e.root.as_mut());

@@ -6,10 +6,12 @@ mod remove;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
 
+use crate::bootfs;
 use crate::host;
+use crate::layout::ATTRIBUTE;
 use crate::menu::{self, Prepared, Written};
 use crate::model::{GrubConfig, Inventory, Place};
 use crate::mount;
@@ -97,6 +99,18 @@ impl Work<'_> {
                 self.prepared = clone::clone(session, spec, prepare)?;
                 Ok(())
             }
+            Step::SetPolicy {
+                subvolume,
+                uuid,
+                policy,
+                ..
+            } => {
+                let root = session.store.root_of(subvolume)?;
+                if be_btrfs::subvolume_info(&root)?.uuid.to_string() != *uuid {
+                    bail!("/{} is another subvolume by now", subvolume.display());
+                }
+                Ok(root.set_attribute(ATTRIBUTE, policy.as_str().as_bytes())?)
+            }
             Step::Update(record) => {
                 let dir = Paths::environment(&record.name);
                 session.store.write_record(&dir, record)
@@ -152,6 +166,10 @@ fn hook(session: &Session, config: &GrubConfig) -> Result<()> {
         Place::InRoot { root, path } => {
             let root = session.store.root_of(root)?;
             root.write_atomic(path, new.as_bytes(), 0o600)?;
+        }
+        Place::Boot { boot, path } => {
+            let dir = bootfs::open(&session.store, boot, true)?;
+            dir.root.write_atomic(path, new.as_bytes(), 0o600)?;
         }
         Place::SystemRoot(path) => session.root.write_atomic(path, new.as_bytes(), 0o600)?,
     }

@@ -13,6 +13,10 @@ use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
+/// The extended attribute on the directory of an unfinished clone that holds the UUIDs of
+/// what is cloned, with commas between. It is on the disk as soon as a snapshot is.
+pub(super) const SOURCES: &str = "trusted.be.sources";
+
 pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Result<()> {
     let dir = &session.store.dir;
     dir.mkdir_all(Paths::GONE, 0o700)?;
@@ -101,20 +105,32 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-/// An unfinished clone: its base is ours if it descends from an environment, and its root
-/// if it descends from that base. Nobody else makes snapshots at these paths.
+/// An unfinished clone: a snapshot is ours if it descends from what was to be cloned, or from
+/// such a snapshot. Nobody else makes snapshots at these places.
 pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
     let work = Path::new(Paths::NEW).join(name);
     let dir = &session.store.dir;
-    let mut ancestors: Vec<Uuid> = session
-        .store
-        .records()?
-        .iter()
-        .filter_map(|(_, record)| record.as_ref().ok()?.root()?.uuid.parse().ok())
+    let sources = dir.sub(&work)?.attribute(SOURCES)?.unwrap_or_default();
+    let mut ancestors: Vec<Uuid> = String::from_utf8_lossy(&sources)
+        .split(',')
+        .filter_map(|uuid| uuid.parse().ok())
         .collect();
+    let mut places = vec![PathBuf::from("base/root"), PathBuf::from("root")];
+    for place in ["base/vol", "vol"] {
+        let volumes = match dir.list(work.join(place)) {
+            Ok(list) => list,
+            Err(e) if e.is_not_found() => Vec::new(),
+            Err(e) => return Err(e.into()),
+        };
+        places.extend(
+            volumes
+                .into_iter()
+                .map(|(name, _)| Path::new(place).join(name)),
+        );
+    }
     let mut ours = Vec::new();
-    for path in ["base/root", "root"] {
-        let at = work.join(path);
+    for path in places {
+        let at = work.join(&path);
         if !dir.exists(&at)? {
             continue;
         }
@@ -125,8 +141,8 @@ pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
         {
             bail!("/{} is not known to be made by be", at.display());
         }
-        ancestors = vec![info.uuid];
-        ours.push((PathBuf::from(path), info.uuid));
+        ancestors.push(info.uuid);
+        ours.push((path, info.uuid));
     }
     delete(session, &work, &ours)
 }

@@ -1,11 +1,9 @@
 //! `be create`: a clone of an environment.
 
-use std::path::PathBuf;
-
 use chrono::{DateTime, FixedOffset};
 
 use super::{CloneSpec, Plan, Proofs, Step};
-use crate::layout;
+use crate::layout::{self, Layout};
 use crate::model::Inventory;
 use crate::name::EnvName;
 use crate::record::{Record, State, Upgrade};
@@ -22,6 +20,8 @@ pub struct Create {
     pub name: Option<EnvName>,
     /// The environment to be cloned; the running one without one.
     pub origin: Option<EnvName>,
+    /// What the origin consists of.
+    pub layout: Layout,
     /// What its owner says of it.
     pub description: String,
     /// The time.
@@ -41,10 +41,7 @@ pub struct Create {
 pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refusal> {
     inv.writable()?;
     inv.undamaged()?;
-    let origin = match &request.origin {
-        Some(name) => inv.get(name)?,
-        None => inv.running()?,
-    };
+    let origin = inv.origin(request.origin.as_ref())?;
     let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
         name: origin.name().clone(),
     })?;
@@ -68,10 +65,12 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     if request.activate {
         inv.hooked()?;
     }
-    if inv.fs.free < request.min_free {
+    let boot = request.layout.boot.as_ref().map_or(0, |b| b.size);
+    let needed = request.min_free.saturating_add(boot);
+    if inv.fs.free < needed {
         return Err(Refusal::NoSpace {
             free: inv.fs.free,
-            needed: request.min_free,
+            needed,
         });
     }
 
@@ -85,9 +84,6 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     record.upgrade.clone_from(&request.upgrade);
 
     let mut plan = Plan::default();
-    if let Some(note) = left_out(&origin.nested, &name) {
-        plan.notes.push(note);
-    }
     if inv.fs.quotas {
         plan.notes.push(
             "quotas are on, which makes removing environments very slow: btrfs quota disable /"
@@ -95,11 +91,10 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         );
     }
     plan.steps.push(Step::Clone(Box::new(CloneSpec {
+        sources: layout::sources(root, &request.layout),
+        fstab: layout::changes(&request.layout, &name, &inv.fs.uuid),
+        boot: request.layout.boot.as_ref().map(|b| b.place.clone()),
         record,
-        from: root.path.clone(),
-        from_uuid: root.uuid.clone(),
-        nested: origin.nested.clone(),
-        holds_store: root.is_top_level(),
     })));
     if state == State::Ready {
         plan.steps.push(Step::WriteMenu {
@@ -112,27 +107,6 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         });
     }
     Ok((name, plan))
-}
-
-/// Which subvolumes are not in a clone; a docker host has hundreds.
-fn left_out(nested: &[PathBuf], name: &EnvName) -> Option<String> {
-    const SHOWN: usize = 4;
-    let list: Vec<_> = nested
-        .iter()
-        .take(SHOWN)
-        .map(|p| format!("/{}", p.display()))
-        .collect();
-    let more = match nested.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        n => format!(" and {n} more"),
-    };
-    (!nested.is_empty()).then(|| {
-        format!(
-            "not in {name}, where an empty directory stands instead, because they are \
-             subvolumes of their own: {}{more}",
-            list.join(", ")
-        )
-    })
 }
 
 /// What the menu boots now; before there is a menu, the running environment.
@@ -158,6 +132,7 @@ mod tests {
         Create {
             name: text.map(name),
             origin: None,
+            layout: Layout::default(),
             description: "why".into(),
             now: now(),
             upgrade: None,
@@ -177,7 +152,7 @@ mod tests {
         assert_eq!(default.as_str(), "default");
         assert_eq!(spec.record.origin.as_ref().unwrap().as_str(), "default");
         assert_eq!(spec.record.state, State::Ready);
-        assert!(!spec.holds_store);
+        assert!(!spec.sources[0].holds_store);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, FixedOffset};
 
-use crate::fstab::Fstab;
+use crate::layout::Layout;
 use crate::model::{
     Environment, Filesystem, GrubConfig, Inventory, MenuState, Place, Subvolume, System,
 };
@@ -78,9 +78,8 @@ pub(crate) fn inventory(environments: Vec<Builder>) -> Inventory {
                 path: "".into(),
                 generation: 9,
             }),
-            nested: Vec::new(),
+            layout: Layout::default(),
             mounts: Vec::new(),
-            fstab: Fstab::default(),
             grub_home: Some("boot/grub".into()),
             swapfiles: Vec::new(),
             portage: true,

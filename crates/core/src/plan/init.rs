@@ -7,7 +7,7 @@ use super::{Plan, Proofs, Step};
 use crate::layout;
 use crate::model::Inventory;
 use crate::name::EnvName;
-use crate::record::{Member, Policy, Record, State};
+use crate::record::{Member, Record, State};
 use crate::refusal::Refusal;
 
 /// What is asked for.
@@ -44,11 +44,12 @@ pub fn init(inv: &Inventory, request: &Init) -> Result<Plan, Refusal> {
         let mut record = Record::new(request.name.clone(), request.now, State::Confirmed);
         record.adopted = true;
         record.grub_home.clone_from(&inv.system.grub_home);
-        record.subvolumes.push(Member::new(
-            "/",
-            Policy::Cloned,
-            inv.system.root.uuid.clone(),
-        ));
+        let layout = &inv.system.layout;
+        record.boot = layout.boot.as_ref().map(|b| b.place.clone());
+        record.subvolumes = layout::sources(&inv.system.root, layout)
+            .into_iter()
+            .map(|s| Member::new(&s.mount, s.policy, s.uuid))
+            .collect();
         plan.steps.push(Step::Adopt(Box::new(record)));
     }
     if !request.script_installed {

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::fstab::Change;
+use crate::layout::Source;
 use crate::model::GrubConfig;
 use crate::name::EnvName;
-use crate::record::Record;
+use crate::record::{Boot, Policy, Record};
 
 /// An ordered list of steps, with what a person should know of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +45,17 @@ pub enum Step {
         /// Whether to believe earlier proofs.
         proofs: Proofs,
     },
+    /// Write down what its owner chose for a subvolume, on the subvolume itself.
+    SetPolicy {
+        /// Where it is seen.
+        mount: PathBuf,
+        /// Its path from the top level.
+        subvolume: PathBuf,
+        /// Its UUID.
+        uuid: String,
+        /// The choice.
+        policy: Policy,
+    },
     /// End a mount of an environment.
     Unmount(PathBuf),
     /// Take an environment out of the store and delete its subvolumes.
@@ -61,16 +74,14 @@ pub enum Proofs {
 /// How to clone an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloneSpec {
-    /// The record of the new environment; the UUIDs are filled in when they are known.
+    /// The record of the new environment; its subvolumes are filled in when they are known.
     pub record: Record,
-    /// The subvolume to be cloned, by its path from the top level.
-    pub from: PathBuf,
-    /// UUID of that subvolume.
-    pub from_uuid: String,
-    /// Subvolumes in it, which a clone shows as unusable empty directories.
-    pub nested: Vec<PathBuf>,
-    /// The clone has a copy of the store in it, to be taken out.
-    pub holds_store: bool,
+    /// What is to be cloned; the root comes first.
+    pub sources: Vec<Source>,
+    /// How the fstab of the clone differs.
+    pub fstab: Vec<Change>,
+    /// The /boot of the origin, of which the clone gets a copy in its root.
+    pub boot: Option<Boot>,
 }
 
 /// A subvolume that is to be deleted.
@@ -101,16 +112,24 @@ impl fmt::Display for Step {
             }
             Step::Adopt(record) => write!(f, "adopt the running system as {}", record.name),
             Step::Clone(spec) => {
+                let list: Vec<_> = spec
+                    .sources
+                    .iter()
+                    .map(|s| format!("/{}", s.from.display()))
+                    .collect();
                 write!(
                     f,
-                    "clone /{} as environment {}",
-                    spec.from.display(),
+                    "clone {} as environment {}",
+                    list.join(", "),
                     spec.record.name
                 )?;
-                if !spec.nested.is_empty() {
-                    write!(f, ", without the {} subvolumes in it", spec.nested.len())?;
+                match &spec.boot {
+                    Some(_) => write!(f, ", with a copy of /boot"),
+                    None => Ok(()),
                 }
-                Ok(())
+            }
+            Step::SetPolicy { mount, policy, .. } => {
+                write!(f, "mark {} as {}", mount.display(), policy.as_str())
             }
             Step::Update(record) => write!(f, "write the record of {}", record.name),
             Step::WriteMenu {

@@ -15,13 +15,11 @@ use crate::plan::{self, Plan, Proofs, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
-use crate::store::Paths;
 
 impl Work<'_> {
     pub(super) fn finish(&mut self, request: &Request) -> Result<Outcome> {
         let root = self.root()?;
-        let base = Paths::environment(&self.record.name).join("base/root");
-        let base = self.session.store.root_of(&base)?;
+        let base = self.session.whole_base(&self.record)?;
         let before = vdb::load_root(&fd_path(&base)).context("cannot read the packages before")?;
         let after = vdb::load_root(&fd_path(&root)).context("cannot read the packages after")?;
         let debt = state::debt(&fd_path(&root))?;

@@ -135,6 +135,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
         Kind::New { name, origin } => {
             let create = plan::Create {
                 name: name.clone(),
+                layout: session.layout(inv, inv.origin(origin.as_ref())?)?,
                 origin: origin.clone(),
                 description: String::new(),
                 now: request.now,

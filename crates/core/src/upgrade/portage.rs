@@ -19,6 +19,7 @@ use super::Work;
 use crate::chroot::{Output, exit_code, wait};
 use crate::log;
 use crate::observe::MAX_TEXT;
+use crate::whole::Whole;
 
 const MTIMEDB: &str = "var/cache/edb/mtimedb";
 const EMERGE_LOG: &str = "var/log/emerge.log";
@@ -177,9 +178,9 @@ impl Work<'_> {
         Ok(exit_code(status))
     }
 
-    pub(super) fn root(&self) -> Result<be_btrfs::Root> {
+    pub(super) fn root(&self) -> Result<Whole> {
         let path = crate::store::Paths::environment(&self.record.name).join("root");
-        self.session.store.root_of(&path)
+        self.session.whole_of(&self.record, &path)
     }
 
     fn installed(&self) -> Result<Installed> {
@@ -200,12 +201,12 @@ impl Work<'_> {
     }
 
     /// Where emerge writes its log: in the clone, or in a mount that it shares.
-    fn emerge_log(&self) -> Result<be_btrfs::Root> {
+    fn emerge_log(&self) -> Result<Whole> {
         let inv = self.session.observe()?;
         let full = Path::new("/").join(EMERGE_LOG);
         let shared = crate::layout::shared(&inv.system);
         match shared.iter().any(|target| full.starts_with(target)) {
-            true => Ok(self.session.root.try_clone()?),
+            true => Ok(self.session.root.try_clone()?.into()),
             false => self.root(),
         }
     }
@@ -241,7 +242,7 @@ impl Work<'_> {
 
 /// Follows emerge.log while emerge writes it.
 struct Follow {
-    root: be_btrfs::Root,
+    root: Whole,
     file: Option<File>,
     start: u64,
     history: History,
@@ -250,7 +251,7 @@ struct Follow {
 
 impl Follow {
     /// Follow it from this offset on, in bytes; what comes before is history.
-    fn new(root: be_btrfs::Root, start: u64) -> Self {
+    fn new(root: Whole, start: u64) -> Self {
         let file = root.file(EMERGE_LOG).ok();
         let history = match &file {
             Some(file) => History::read(file.take(start)).unwrap_or_default(),
