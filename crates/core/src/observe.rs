@@ -9,12 +9,13 @@ use nix::libc;
 
 use crate::fstab::Fstab;
 use crate::model::{
-    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE, Subvolume,
-    System,
+    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE, SnapshotState,
+    Subvolume, System,
 };
 use crate::mountinfo::{self, Row};
+use crate::name::EnvName;
 use crate::plan::Use;
-use crate::record::{Record, State};
+use crate::record::{Member, Record, Snapshot, State};
 use crate::refusal::Refusal;
 use crate::store::{Paths, Store};
 
@@ -64,20 +65,37 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .into_iter()
         .map(|record| {
             let root_node = root_of(&tree, &record);
-            let path = root_node.map(|n| Path::new("/").join(&n.path));
-            let mounted = rows
-                .iter()
-                .filter(|r| r.device == device && Some(&r.root) == path.as_ref())
-                .map(|r| r.target.clone())
+            let mounted = |node: Option<&Node>| {
+                let path = node.map(|n| Path::new("/").join(&n.path));
+                rows.iter()
+                    .filter(|r| r.device == device && Some(&r.root) == path.as_ref())
+                    .map(|r| r.target.clone())
+                    .collect::<Vec<_>>()
+            };
+            let members = record.subvolumes.iter();
+            let subvolumes = members
+                .map(|m| member_of(&tree, &record, m).map(subvolume))
                 .collect();
+            let snapshots = record.snapshots.iter().map(|s| {
+                let found = snapshot_of(&tree, &record.name, s);
+                SnapshotState {
+                    mounted: mounted(found.first().copied().flatten()),
+                    subvolumes: found.into_iter().map(|n| n.map(subvolume)).collect(),
+                }
+            });
+            let snapshots = snapshots.collect();
             let nested = root_node.map_or_else(Vec::new, |n| nested_in(&tree, n, &uuids));
             let foreign = foreign_in(&tree, &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
-                next: next.as_deref() == Some(record.name.as_str()),
+                next: next
+                    .as_deref()
+                    .is_some_and(|next| names(&record).any(|n| n.as_str() == next)),
                 busy: record.state == State::Building && store.is_claimed(&record.name),
                 root: root_node.map(subvolume),
-                mounted,
+                mounted: mounted(root_node),
+                subvolumes,
+                snapshots,
                 nested,
                 foreign,
                 record,
@@ -160,6 +178,35 @@ fn subvolume(node: &Node) -> Subvolume {
     }
 }
 
+/// The name of an environment, and the one that it is getting: the menu has either.
+fn names(record: &Record) -> impl Iterator<Item = &EnvName> {
+    std::iter::once(&record.name).chain(&record.renaming)
+}
+
+/// A subvolume of a record, as [`root_of`].
+fn member_of<'a>(tree: &'a Tree, record: &Record, member: &Member) -> Option<&'a Node> {
+    if member.mount == "/" {
+        return root_of(tree, record);
+    }
+    let uuid: Uuid = member.uuid.parse().ok()?;
+    if record.adopted {
+        return tree.by_uuid(uuid);
+    }
+    tree.by_path(Paths::environment(&record.name).join(member.place()))
+        .filter(|n| n.uuid == uuid)
+}
+
+/// The subvolumes of a snapshot that are at their place, with the UUIDs of the record.
+fn snapshot_of<'a>(tree: &'a Tree, env: &EnvName, snapshot: &Snapshot) -> Vec<Option<&'a Node>> {
+    let dir = Paths::environment(env).join(snapshot.place());
+    let made = snapshot.made();
+    made.map(|(path, uuid)| {
+        let uuid: Uuid = uuid.parse().ok()?;
+        tree.by_path(dir.join(path)).filter(|n| n.uuid == uuid)
+    })
+    .collect()
+}
+
 /// The root subvolume of a record: by its UUID where it was adopted (its owner may have
 /// renamed it), else at its place in the store and with its UUID.
 fn root_of<'a>(tree: &'a Tree, record: &Record) -> Option<&'a Node> {
@@ -177,11 +224,14 @@ fn root_of<'a>(tree: &'a Tree, record: &Record) -> Option<&'a Node> {
 }
 
 fn known_uuids(records: &[Record]) -> Vec<Uuid> {
+    let snapshots = records.iter().flat_map(|r| &r.snapshots);
+    let snapshots = snapshots.flat_map(|s| &s.subvolumes).map(|m| &m.uuid);
     records
         .iter()
         .flat_map(|r| &r.subvolumes)
         .flat_map(|m| [Some(&m.uuid), m.base.as_ref().map(|b| &b.uuid)])
         .flatten()
+        .chain(snapshots)
         .filter_map(|u| u.parse().ok())
         .collect()
 }
@@ -313,10 +363,19 @@ fn menu_state(
         Ok(header) => (None, header),
         Err(why) => (Some(why), None),
     };
+    // Of an environment that is being renamed the menu may have the new name already.
+    let current = |name: &String| {
+        let mut records = environments.iter().map(|e| &e.record);
+        let known = records.find(|r| names(r).any(|n| n.as_str() == name));
+        known.map_or_else(|| name.clone(), |r| r.name.to_string())
+    };
+    let entries = header.as_ref().map(|h| h.environments.iter().map(current));
     MenuState {
         damage,
-        default: header.as_ref().and_then(|h| h.default.clone()),
-        entries: header.map(|h| h.environments).unwrap_or_default(),
+        default: header
+            .as_ref()
+            .and_then(|h| h.default.as_ref().map(current)),
+        entries: entries.map(Iterator::collect).unwrap_or_default(),
         hooked: text.is_some_and(|t| be_grub::hook::is_hooked(&t, &uuid)),
         config,
     }

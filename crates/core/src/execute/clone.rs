@@ -62,10 +62,18 @@ fn make_clone<T: Send>(
         tidy(&clone, &from, spec)?;
         rewrite_fstab(&clone, &spec.record)?;
         let mut member = Member::new("/", Policy::Cloned, root.uuid.to_string());
+        let original = spec.snapshot_of.as_ref();
+        // What the original wrote since is newer than the snapshot, not than its base.
+        let (of, generation) = match original
+            .filter(|uuid| source.parent_uuid.is_some_and(|p| p.to_string() == **uuid))
+        {
+            Some(original) => (original, source.otransid),
+            None => (&spec.from_uuid, base.otransid),
+        };
         member.base = Some(Base {
             uuid: base.uuid.to_string(),
-            of: spec.from_uuid.clone(),
-            generation: base.otransid,
+            of: of.clone(),
+            generation,
         });
         let mut record = spec.record.clone();
         record.subvolumes = vec![member];
@@ -109,7 +117,7 @@ fn tidy(clone: &Root, from: &Root, spec: &CloneSpec) -> Result<()> {
     Ok(())
 }
 
-fn placeholder(clone: &Root, from: &Root, path: &Path) -> Result<()> {
+pub(super) fn placeholder(clone: &Root, from: &Root, path: &Path) -> Result<()> {
     let original = from.metadata(path)?;
     clone.rmdir(path)?;
     clone.mkdir(path, original.mode)?;

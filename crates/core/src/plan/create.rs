@@ -6,8 +6,8 @@ use chrono::{DateTime, FixedOffset};
 
 use super::{CloneSpec, Plan, Proofs, Step};
 use crate::layout;
-use crate::model::Inventory;
-use crate::name::EnvName;
+use crate::model::{Environment, Inventory, Subvolume};
+use crate::name::{EnvName, Named, SnapName};
 use crate::record::{Record, State, Upgrade};
 use crate::refusal::Refusal;
 
@@ -20,8 +20,8 @@ pub const MIN_FREE: u64 = 16 << 20;
 pub struct Create {
     /// Name of the new environment; a date without one.
     pub name: Option<EnvName>,
-    /// The environment to be cloned; the running one without one.
-    pub origin: Option<EnvName>,
+    /// The environment, or the snapshot, to be cloned; the running one without one.
+    pub origin: Option<Named>,
     /// What its owner says of it.
     pub description: String,
     /// The time.
@@ -42,19 +42,19 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     inv.writable()?;
     inv.undamaged()?;
     let origin = match &request.origin {
-        Some(name) => inv.get(name)?,
+        Some(name) => inv.get(&name.env)?,
         None => inv.running()?,
     };
-    let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
-        name: origin.name().clone(),
-    })?;
-    if !origin.usable() && !origin.running {
+    let snapshot = request.origin.as_ref().and_then(|n| n.snapshot.as_ref());
+    let source = source(origin, snapshot)?;
+    let root = source.root;
+    if !source.state.is_usable() && !(origin.running && snapshot.is_none()) {
         return Err(Refusal::NotReady {
             name: origin.name().clone(),
-            state: origin.state().as_str(),
+            state: source.state.as_str(),
         });
     }
-    if origin.running {
+    if origin.running && snapshot.is_none() {
         layout::supported(&inv.system)?;
         if let Some(path) = inv.system.swapfiles.first() {
             return Err(Refusal::Swapfile { path: path.clone() });
@@ -85,7 +85,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     record.upgrade.clone_from(&request.upgrade);
 
     let mut plan = Plan::default();
-    if let Some(note) = left_out(&origin.nested, &name) {
+    if let Some(note) = left_out(source.nested, &name) {
         plan.notes.push(note);
     }
     if inv.fs.quotas {
@@ -98,8 +98,11 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         record,
         from: root.path.clone(),
         from_uuid: root.uuid.clone(),
-        nested: origin.nested.clone(),
-        holds_store: root.is_top_level(),
+        nested: source.nested.to_vec(),
+        holds_store: origin.root.as_ref().is_some_and(Subvolume::is_top_level),
+        snapshot_of: snapshot
+            .and(origin.record.root())
+            .map(|original| original.uuid.clone()),
     })));
     if state == State::Ready {
         plan.steps.push(Step::WriteMenu {
@@ -112,6 +115,35 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         });
     }
     Ok((name, plan))
+}
+
+/// What is to be cloned.
+struct Source<'a> {
+    root: &'a Subvolume,
+    nested: &'a [PathBuf],
+    state: State,
+}
+
+fn source<'a>(origin: &'a Environment, snapshot: Option<&SnapName>) -> Result<Source<'a>, Refusal> {
+    let Some(name) = snapshot else {
+        let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+            name: origin.name().clone(),
+        })?;
+        return Ok(Source {
+            root,
+            nested: &origin.nested,
+            state: origin.state(),
+        });
+    };
+    let (taken, found) = origin.snapshot(name)?;
+    let root = found.root().ok_or_else(|| Refusal::SnapshotGone {
+        name: Named::snapshot(origin.name(), name),
+    })?;
+    Ok(Source {
+        root,
+        nested: &taken.nested,
+        state: taken.state,
+    })
 }
 
 /// Which subvolumes are not in a clone; a docker host has hundreds.
@@ -151,7 +183,7 @@ fn date_name(inv: &Inventory, now: DateTime<FixedOffset>) -> EnvName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{env, inventory, name, now};
+    use super::super::fixture::{env, inventory, name, now, snapshot};
     use super::*;
 
     fn request(text: Option<&str>) -> Create {
@@ -214,7 +246,7 @@ mod tests {
         inv.initialised = false;
         assert_eq!(refused(&inv, "new"), Refusal::NotInitialised);
         let mut from = request(Some("new"));
-        from.origin = Some(name("defautl"));
+        from.origin = Some(name("defautl").into());
         let refusal = create(&good, &from).unwrap_err();
         assert!(refusal.hint().contains("default"), "{refusal:?}");
     }
@@ -226,7 +258,35 @@ mod tests {
             env("broken", 300).state(State::Failed),
         ]);
         let mut from = request(Some("new"));
-        from.origin = Some(name("broken"));
+        from.origin = Some(name("broken").into());
         assert!(matches!(create(&inv, &from), Err(Refusal::NotReady { .. })));
+    }
+
+    #[test]
+    fn a_snapshot_is_cloned_as_it_was() {
+        let inv = inventory(vec![
+            env("default", 256).running().next(),
+            // It was well then, whatever became of it.
+            env("broken", 300).state(State::Failed).with(|e| {
+                snapshot(e, "good", 400);
+                e.record.snapshots[0].nested = vec!["var/lib/machines".into()];
+            }),
+        ]);
+        let mut from = request(Some("new"));
+        from.origin = Some("broken@good".parse().unwrap());
+        let (_, plan) = create(&inv, &from).unwrap();
+        let Step::Clone(spec) = &plan.steps[0] else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(spec.from.to_str(), Some("@be/broken/snap/good/root"));
+        assert_eq!(spec.from_uuid, "uuid-400");
+        assert_eq!(spec.snapshot_of.as_deref(), Some("uuid-300"));
+        assert_eq!(spec.record.origin.as_ref().unwrap().as_str(), "broken");
+        assert_eq!(spec.nested.len(), 1);
+        from.origin = Some("broken@nope".parse().unwrap());
+        assert!(matches!(
+            create(&inv, &from),
+            Err(Refusal::UnknownSnapshot { .. })
+        ));
     }
 }

@@ -5,6 +5,10 @@ mod activate;
 mod create;
 mod destroy;
 mod init;
+mod note;
+mod rename;
+mod restore;
+mod snapshot;
 mod step;
 
 pub use activate::{Activate, activate, rollback_target};
@@ -12,7 +16,14 @@ pub use create::{Create, MIN_FREE, create, default};
 pub(crate) use destroy::removal_list;
 pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
-pub use step::{CloneSpec, Member, Plan, Proofs, Removal, Step};
+pub use note::{describe, pin};
+pub use rename::{Rename, rename, unfinished};
+pub use restore::{Restore, restore};
+pub use snapshot::{Snapshot, snapshot};
+pub use step::{
+    CloneSpec, Member, Plan, Proofs, Removal, Renaming, RestoreSpec, SnapshotRemoval, SnapshotSpec,
+    Source, Step,
+};
 
 #[cfg(test)]
 pub(crate) mod fixture;
