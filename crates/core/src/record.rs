@@ -61,6 +61,17 @@ pub enum Policy {
     Shared,
 }
 
+impl Policy {
+    /// The word used in the record, in JSON and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Cloned => "cloned",
+            Policy::Late => "late",
+            Policy::Shared => "shared",
+        }
+    }
+}
+
 /// One subvolume that belongs to an environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {

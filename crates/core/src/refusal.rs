@@ -170,6 +170,11 @@ pub enum Refusal {
         name: Named,
         why: String,
     },
+    /// Another program of this kind has it.
+    LeftOut {
+        what: String,
+        instead: &'static str,
+    },
     /// GRUB starts from the environment.
     GrubInstalled {
         name: EnvName,
@@ -184,7 +189,7 @@ impl Refusal {
             Refusal::Busy { .. } => exit::BUSY,
             Refusal::NoSpace { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
-            Refusal::BadEmergeOption { .. } => exit::USAGE,
+            Refusal::BadEmergeOption { .. } | Refusal::LeftOut { .. } => exit::USAGE,
             _ => exit::REFUSED,
         }
     }
@@ -252,6 +257,7 @@ impl Refusal {
             MenuDamaged { .. } => "be menu writes it anew".into(),
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
+            LeftOut { instead, .. } => (*instead).into(),
             Pinned { name } => format!("be unpin {name}, then destroy it"),
             UnknownSnapshot { name } => format!("be list -s {}", name.env),
             SnapshotExists { .. } => "choose another name, or: be list -s".into(),
@@ -354,6 +360,7 @@ impl fmt::Display for Refusal {
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
+            LeftOut { what, .. } => write!(f, "{what} is not known here"),
             Pinned { name } => write!(f, "{name} is pinned"),
             UnknownSnapshot { name } => write!(f, "there is no snapshot {name}"),
             SnapshotExists { name } => write!(f, "the snapshot {name} exists already"),
