@@ -67,6 +67,10 @@ pub enum Verb {
     Rollback(verbs::rollback::Args),
     List(verbs::list::Args),
     Destroy(verbs::destroy::Args),
+    Rename(verbs::rename::Args),
+    Describe(verbs::describe::Args),
+    Pin(verbs::pin::Args),
+    Unpin(verbs::unpin::Args),
     Mount(verbs::mount::Args),
     #[command(alias = "unmount")]
     Umount(verbs::umount::Args),

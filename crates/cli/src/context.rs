@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, sweep};
 use be_core::menu::Written;
 use be_core::model::Inventory;
-use be_core::plan::Plan;
+use be_core::plan::{self, Plan};
 use be_core::refusal::Refusal;
 use be_core::session::Session;
 use be_core::store::Lock;
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::Global;
 use crate::reporter::{Outcome, Reporter};
+use crate::spelling::Spelling;
 
 /// What every verb gets.
 pub struct Context<'a> {
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     pub now: DateTime<FixedOffset>,
     /// Show the plan and do nothing.
     pub dry_run: bool,
+    /// The name that be was called by.
+    pub spelling: Spelling,
     /// The one that prints.
     pub reporter: &'a mut Reporter,
 }
@@ -38,11 +41,12 @@ pub struct Work {
 
 impl<'a> Context<'a> {
     /// Open the system that the options name.
-    pub fn open(global: &Global, reporter: &'a mut Reporter) -> Result<Self> {
+    pub fn open(global: &Global, spelling: Spelling, reporter: &'a mut Reporter) -> Result<Self> {
         Ok(Self {
             session: Session::open(&global.sysroot)?,
             now: Local::now().fixed_offset(),
             dry_run: global.dry_run,
+            spelling,
             reporter,
         })
     }
@@ -72,7 +76,16 @@ impl<'a> Context<'a> {
             self.session.store.keep_reserve();
             lock = Some(taken);
         }
-        let inv = self.session.observe()?;
+        let mut inv = self.session.observe()?;
+        if let (Some(taken), Some((names, rest))) = (&lock, plan::unfinished(&inv)) {
+            let finished = execute(&self.session, inv, &rest, taken);
+            self.reporter.note(&match finished {
+                Ok(_) => format!("finished the rename of {} to {}", names.from, names.to),
+                // Other work goes on, and the next be tries again.
+                Err(e) => format!("could not finish the rename of {}: {e:#}", names.from),
+            });
+            inv = self.session.observe()?;
+        }
         Ok(Work { lock, inv })
     }
 

@@ -1,9 +1,11 @@
 //! The command line of `be`: arguments in, a report and an exit code out.
 
 mod args;
+mod complete;
 mod context;
 mod failure;
 mod reporter;
+mod spelling;
 mod verbs;
 
 use std::ffi::OsString;
@@ -14,14 +16,24 @@ use crate::args::{Cli, Verb};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reporter::{Outcome, Reporter};
+use crate::spelling::Spelling;
 
 /// Run `be` with these arguments (the first one is the program's name).
 pub fn run(arguments: Vec<OsString>) -> u8 {
-    let arguments = as_beadm(arguments);
     if let Some(code) = hidden(&arguments) {
         return code;
     }
+    if let Some(code) = complete::names_asked_for(&arguments) {
+        return code;
+    }
     let json = arguments.iter().any(|a| a == "--json");
+    let (arguments, spelling) = match spelling::translate(arguments) {
+        Ok(translated) => translated,
+        Err(refusal) => {
+            let failure = Failure::from(anyhow::Error::from(refusal));
+            return Reporter::new(json, false, None).failure("be", &failure);
+        }
+    };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if json && error.use_stderr() => {
@@ -45,18 +57,18 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         }
     };
     let mut reporter = Reporter::new(cli.global.json, cli.global.quiet, progress);
-    match dispatch(&cli, &mut reporter) {
+    match dispatch(&cli, spelling, &mut reporter) {
         Ok(outcome) => reporter.outcome(name, outcome),
         Err(error) => reporter.failure(name, &Failure::from(error)),
     }
 }
 
-fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
+fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
     use verbs::*;
     if let Verb::Completions(args) = &cli.verb {
         return completions::run(args);
     }
-    let mut ctx = Context::open(&cli.global, reporter)?;
+    let mut ctx = Context::open(&cli.global, spelling, reporter)?;
     match &cli.verb {
         Verb::Init(args) => init::run(args, &mut ctx),
         Verb::Create(args) => create::run(args, &mut ctx),
@@ -65,6 +77,10 @@ fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
         Verb::Rollback(args) => rollback::run(args, &mut ctx),
         Verb::List(args) => list::run(args, &mut ctx),
         Verb::Destroy(args) => destroy::run(args, &mut ctx),
+        Verb::Rename(args) => rename::run(args, &mut ctx),
+        Verb::Describe(args) => describe::run(args, &mut ctx),
+        Verb::Pin(args) => pin::run(args, &mut ctx),
+        Verb::Unpin(args) => unpin::run(args, &mut ctx),
         Verb::Mount(args) => mount::run(args, &mut ctx),
         Verb::Umount(args) => umount::run(args, &mut ctx),
         Verb::Shell(args) => shell::run(args, &mut ctx),
@@ -88,6 +104,10 @@ impl Verb {
             Verb::Rollback(_) => "rollback",
             Verb::List(_) => "list",
             Verb::Destroy(_) => "destroy",
+            Verb::Rename(_) => "rename",
+            Verb::Describe(_) => "describe",
+            Verb::Pin(_) => "pin",
+            Verb::Unpin(_) => "unpin",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Shell(_) => "shell",
@@ -100,14 +120,6 @@ impl Verb {
             Verb::Completions(_) => "completions",
         }
     }
-}
-
-/// A symlink named `beadm` or `bectl` speaks as `be`.
-fn as_beadm(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    if let Some(first) = arguments.first_mut() {
-        *first = "be".into();
-    }
-    arguments
 }
 
 /// The roles in which `be` starts itself inside a namespace.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::name::EnvName;
+
 /// One line of fstab that describes a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -126,6 +128,31 @@ impl Fstab {
                 line.text = how(&line.text, entry);
                 line.entry = parse_line(&line.text);
             }
+        }
+    }
+
+    /// The same table where the environment that it lies in is called `name`: every line
+    /// that mounts a subvolume of an environment, under whatever name, mounts that of this
+    /// one. All other bytes stay.
+    pub fn with_environment(&self, name: &EnvName) -> Self {
+        let moved = |entry: &Entry| -> Option<String> {
+            let (_, below) = entry.subvol()?.strip_prefix("@be/")?.split_once('/')?;
+            let own = entry.fstype == "btrfs" || entry.is_btrfs_root();
+            let place = crate::record::place(entry.target.to_str()?);
+            let new = format!("/@be/{name}/{below}");
+            (own && Path::new(below) == place && entry.subvol() != Some(&new[1..])).then_some(new)
+        };
+        let lines = self.lines.iter().map(|line| {
+            let Some((entry, subvol)) = line.entry.as_ref().and_then(|e| Some((e, moved(e)?)))
+            else {
+                return line.clone();
+            };
+            let text = replace_field(&line.text, 3, &with_subvol(&entry.options, &subvol));
+            let entry = parse_line(&text);
+            Line { text, entry }
+        });
+        Self {
+            lines: lines.collect(),
         }
     }
 
@@ -359,5 +386,27 @@ mod tests {
             prop_assert_eq!(root.subvol(), Some("@be/n/root"));
             prop_assert_eq!(root.subvolid(), None);
         }
+    }
+
+    #[test]
+    fn lines_of_an_environment_follow_its_name() {
+        let text = "# /@be/old/root\n\
+                    UUID=x / btrfs subvol=/@be/old/root,noatime 0 0\n\
+                    UUID=x /var/lib/x btrfs rw,subvol=@be/old/vol/var-lib-x 0 0\n\
+                    UUID=x /home btrfs subvol=@home 0 0\n\
+                    UUID=x /mnt/other btrfs subvol=/@be/old/root 0 0\n";
+        let name = EnvName::parse("new").unwrap();
+        let new = Fstab::parse(text).with_environment(&name);
+        assert_eq!(
+            new.to_text(),
+            "# /@be/old/root\n\
+             UUID=x / btrfs subvol=/@be/new/root,noatime 0 0\n\
+             UUID=x /var/lib/x btrfs rw,subvol=/@be/new/vol/var-lib-x 0 0\n\
+             UUID=x /home btrfs subvol=@home 0 0\n\
+             UUID=x /mnt/other btrfs subvol=/@be/old/root 0 0\n"
+        );
+        assert_eq!(new.with_environment(&name), new);
+        let adopted = Fstab::parse("UUID=x / btrfs subvol=/@ 0 0\n");
+        assert_eq!(adopted.with_environment(&name), adopted);
     }
 }

@@ -56,6 +56,7 @@ pub(crate) struct Prepared {
 }
 
 /// A clone that is not published yet, with the read-only snapshot that equals it.
+#[derive(Clone, Copy)]
 pub(crate) struct Unborn<'a> {
     /// As it will be.
     pub(crate) env: &'a Environment,
@@ -203,6 +204,20 @@ pub(crate) fn prepare(
     inv: &Inventory,
     request: &Request<'_>,
 ) -> Result<Prepared> {
+    if inv.environments.iter().any(|e| e.record.renaming.is_some()) {
+        // Both names lead to it by now, and soon only the new one does.
+        let request = Request {
+            default: &inv.new_name(request.default),
+            without: &request
+                .without
+                .iter()
+                .map(|n| inv.new_name(n))
+                .collect::<Vec<_>>(),
+            proofs: request.proofs,
+            unborn: request.unborn,
+        };
+        return prepare(session, &inv.clone().renamed(), &request);
+    }
     let (written, proven) = render_with(session, inv, request)?;
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
     let same = inv.menu.default.as_deref() == Some(request.default.as_str());

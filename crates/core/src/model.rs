@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::layout::Layout;
-use crate::name::EnvName;
-use crate::record::{Boot, Record, State};
+use crate::name::{EnvName, Named, SnapName};
+use crate::record::{Boot, Record, Snapshot, State};
 use crate::refusal::Refusal;
 
 /// The directory of the store below the top level.
@@ -123,6 +123,10 @@ pub struct Environment {
     pub busy: bool,
     /// Where its root is mounted in this mount namespace.
     pub mounted: Vec<PathBuf>,
+    /// Its subvolumes, in the order of the record; none for one that is gone.
+    pub subvolumes: Vec<Option<Subvolume>>,
+    /// What is there of its snapshots, in the order of the record.
+    pub snapshots: Vec<SnapshotState>,
     /// Subvolumes below its directory in the store that are not its own, as paths there.
     pub foreign: Vec<PathBuf>,
 }
@@ -137,6 +141,8 @@ impl Environment {
             next: false,
             busy: false,
             mounted: Vec::new(),
+            subvolumes: Vec::new(),
+            snapshots: Vec::new(),
             foreign: Vec::new(),
         }
     }
@@ -157,7 +163,19 @@ impl Environment {
 
     /// Whether it may be in the menu and may be activated.
     pub fn usable(&self) -> bool {
-        matches!(self.state(), State::Ready | State::Trial | State::Confirmed)
+        self.state().is_usable()
+    }
+
+    /// A snapshot of it: what its record says, and what is there.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSnapshot`].
+    pub fn snapshot(&self, name: &SnapName) -> Result<(&Snapshot, &SnapshotState), Refusal> {
+        let all = self.record.snapshots.iter().zip(&self.snapshots);
+        let mut found = all.filter(|(record, _)| record.name == *name);
+        found.next().ok_or_else(|| Refusal::UnknownSnapshot {
+            name: Named::snapshot(self.name(), name),
+        })
     }
 
     /// `N`, `R` and `T` concatenated, or `-`.
@@ -171,6 +189,22 @@ impl Environment {
         } else {
             flags
         }
+    }
+}
+
+/// A snapshot of an environment, as it is on the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotState {
+    /// Its subvolumes, in the order of the record; none for one that is gone.
+    pub subvolumes: Vec<Option<Subvolume>>,
+    /// Where that of the root is mounted in this mount namespace.
+    pub mounted: Vec<PathBuf>,
+}
+
+impl SnapshotState {
+    /// The snapshot of the root.
+    pub fn root(&self) -> Option<&Subvolume> {
+        self.subvolumes.first()?.as_ref()
     }
 }
 
@@ -336,6 +370,37 @@ impl Inventory {
         Ok(())
     }
 
+    /// The name that an environment has when every rename that is at work has ended.
+    pub fn new_name(&self, name: &EnvName) -> EnvName {
+        let mut found = self.environments.iter().filter(|e| e.name() == name);
+        let renaming = found.next().and_then(|e| e.record.renaming.clone());
+        renaming.unwrap_or_else(|| name.clone())
+    }
+
+    /// As it will be when every rename that is at work has ended: what a menu is to show.
+    #[must_use]
+    pub fn renamed(mut self) -> Self {
+        for env in &mut self.environments {
+            let Some(new) = env.record.renaming.take() else {
+                continue;
+            };
+            let old = std::mem::replace(&mut env.record.name, new);
+            let (from, to) = (&old, &env.record.name);
+            let (from, to) = (home(from), home(to));
+            let subvolumes = env.subvolumes.iter_mut().flatten().chain(&mut env.root);
+            for subvolume in subvolumes {
+                if let Ok(below) = subvolume.path.strip_prefix(&from) {
+                    subvolume.path = to.join(below);
+                }
+            }
+            let menu = self.menu.entries.iter_mut().chain(&mut self.menu.default);
+            for entry in menu.filter(|e| *e == old.as_str()) {
+                *entry = env.record.name.to_string();
+            }
+        }
+        self
+    }
+
     fn near(&self, name: &EnvName) -> Option<EnvName> {
         self.environments
             .iter()
@@ -354,6 +419,11 @@ impl System {
             .rev()
             .find(|m| m.target == target.as_ref())
     }
+}
+
+/// The directory of an environment, from the top level.
+fn home(name: &EnvName) -> PathBuf {
+    Path::new(STORE).join(name.as_str())
 }
 
 /// Levenshtein's distance, for "did you mean".

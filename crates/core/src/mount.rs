@@ -1,6 +1,7 @@
 //! Mounting an environment where the caller can see it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -8,8 +9,8 @@ use nix::errno::Errno;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, move_mount};
 
-use crate::model::{Environment, Inventory};
-use crate::name::EnvName;
+use crate::model::Inventory;
+use crate::name::Named;
 use crate::refusal::Refusal;
 use crate::session::Session;
 
@@ -25,20 +26,52 @@ pub enum Target {
     New(PathBuf),
 }
 
-/// Choose where to mount an environment.
+/// What is to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// An environment, or a snapshot of one.
+    pub name: Named,
+    /// Its root subvolume, from the top level.
+    root: PathBuf,
+    /// Where that is mounted already.
+    mounted: Vec<PathBuf>,
+}
+
+/// Find what is to be mounted.
 ///
 /// # Errors
-/// [`Refusal::MountTarget`], [`Refusal::RootMissing`].
-pub fn choose(env: &Environment, dir: Option<&Path>) -> Result<Target, Refusal> {
-    if env.root.is_none() {
-        return Err(Refusal::RootMissing {
-            name: env.name().clone(),
-        });
-    }
+/// A name that nothing has; [`Refusal::RootMissing`], [`Refusal::SnapshotGone`].
+pub fn subject(inv: &Inventory, name: &Named) -> Result<Subject, Refusal> {
+    let env = inv.get(&name.env)?;
+    let (root, mounted) = match &name.snapshot {
+        None => {
+            let gone = || Refusal::RootMissing {
+                name: name.env.clone(),
+            };
+            (env.root.as_ref().ok_or_else(gone)?, &env.mounted)
+        }
+        Some(snapshot) => {
+            let (_, found) = env.snapshot(snapshot)?;
+            let gone = || Refusal::SnapshotGone { name: name.clone() };
+            (found.root().ok_or_else(gone)?, &found.mounted)
+        }
+    };
+    Ok(Subject {
+        name: name.clone(),
+        root: root.path.clone(),
+        mounted: mounted.clone(),
+    })
+}
+
+/// Choose where to mount it.
+///
+/// # Errors
+/// [`Refusal::MountTarget`].
+pub fn choose(subject: &Subject, dir: Option<&Path>) -> Result<Target, Refusal> {
     let Some(dir) = dir else {
-        return Ok(match env.mounted.first() {
+        return Ok(match subject.mounted.first() {
             Some(there) => Target::Already(there.clone()),
-            None => Target::New(Path::new(OWN).join(env.name().as_str())),
+            None => Target::New(own_place(&subject.name)),
         });
     };
     let bad = |why: &str| Refusal::MountTarget {
@@ -46,30 +79,46 @@ pub fn choose(env: &Environment, dir: Option<&Path>) -> Result<Target, Refusal> 
         why: why.to_owned(),
     };
     let real = dir.canonicalize().map_err(|e| bad(&e.to_string()))?;
-    if env.mounted.contains(&real) {
+    if subject.mounted.contains(&real) {
         return Ok(Target::Already(real));
     }
     if !real.is_dir() {
         return Err(bad("it is not a directory"));
     }
-    let empty = fs::read_dir(&real).is_ok_and(|mut entries| entries.next().is_none());
-    if !empty {
+    if !is_empty(&real) {
         return Err(bad("it is not empty"));
     }
     Ok(Target::New(real))
 }
 
-/// Mount the root of an environment at `target`.
-pub fn mount(session: &Session, env: &Environment, target: &Path) -> Result<()> {
+/// A directory of our own that nothing is mounted on: of several filesystems, each may
+/// have an environment of this name.
+fn own_place(name: &Named) -> PathBuf {
+    let dir = Path::new(OWN);
+    let first = dir.join(name.to_string());
+    let others = (2..).map(|n| dir.join(format!("{name}.{n}")));
+    let free = |path: &PathBuf| !path.exists() || (is_empty(path) && !is_mount_point(path));
+    // It ends: nobody has that many mounts.
+    let mut places = std::iter::once(first.clone()).chain(others);
+    places.find(free).unwrap_or(first)
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn is_mount_point(dir: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+    dir.parent()
+        .is_some_and(|above| device(above) != device(dir))
+}
+
+/// Mount it at `target`.
+pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
     if target.starts_with(OWN) {
         fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     }
-    let root = env
-        .root
-        .as_ref()
-        .map(|r| r.path.clone())
-        .unwrap_or_default();
-    let tree = session.store.top.clone_mount(&root)?;
+    let tree = session.store.top.clone_mount(&subject.root)?;
     move_mount(
         &tree,
         "",
@@ -77,7 +126,7 @@ pub fn mount(session: &Session, env: &Environment, target: &Path) -> Result<()> 
         target,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .with_context(|| format!("cannot mount {} at {}", env.name(), target.display()))
+    .with_context(|| format!("cannot mount {} at {}", subject.name, target.display()))
 }
 
 /// The mounts that `be umount WHAT` is to end, innermost first.
@@ -88,26 +137,34 @@ pub fn find(inv: &Inventory, what: &str) -> Result<Vec<PathBuf>, Refusal> {
     let not_mounted = || Refusal::NotMounted {
         what: what.to_owned(),
     };
-    let name = EnvName::parse(what).ok();
-    let known = name.as_ref().and_then(|name| inv.get(name).ok());
-    let (env, mut found) = match (known, &name) {
-        (Some(env), _) => (env, env.mounted.clone()),
+    let named = what.parse::<Named>().ok();
+    let known = named
+        .as_ref()
+        .and_then(|n| Some((n, inv.get(&n.env).ok()?)));
+    let (env, mut found) = match (known, &named) {
+        (Some((name, env)), _) => match &name.snapshot {
+            None => (env, env.mounted.clone()),
+            Some(snapshot) => (env, env.snapshot(snapshot)?.1.mounted.clone()),
+        },
         (None, Some(name)) if !Path::new(what).exists() => {
-            return Err(inv.get(name).err().unwrap_or_else(not_mounted));
+            return Err(inv.get(&name.env).err().unwrap_or_else(not_mounted));
         }
         (None, _) => {
             let dir = Path::new(what).canonicalize().map_err(|_| not_mounted())?;
-            let env = inv
-                .environments
-                .iter()
-                .find(|e| e.mounted.contains(&dir))
+            let mut environments = inv.environments.iter();
+            let env = environments
+                .find(|e| {
+                    let snapshots = e.snapshots.iter().flat_map(|s| &s.mounted);
+                    e.mounted.iter().chain(snapshots).any(|m| *m == dir)
+                })
                 .ok_or_else(not_mounted)?;
             (env, vec![dir])
         }
     };
     found.retain(|dir| *dir != inv.sysroot);
     if found.is_empty() {
-        return Err(match env.running {
+        let itself = named.as_ref().is_none_or(|n| n.snapshot.is_none());
+        return Err(match env.running && itself {
             true => Refusal::Running {
                 name: env.name().clone(),
             },
@@ -133,6 +190,27 @@ pub fn unmount(target: &Path) -> Result<()> {
         }
         Err(e) => return Err(e).with_context(|| format!("cannot unmount {}", target.display())),
     }
+    remove_own(target)
+}
+
+/// Unmount it where something works there: it is gone from the tree at once, and what works
+/// there keeps it until it ends. False if nothing did, and it is unmounted for good.
+///
+/// # Errors
+/// When it is no mount point.
+pub fn detach(target: &Path) -> Result<bool> {
+    match unmount(target) {
+        Err(e) if matches!(e.downcast_ref(), Some(Refusal::MountBusy { .. })) => {}
+        other => return other.map(|()| false),
+    }
+    let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    nix::mount::umount2(target, flags)
+        .with_context(|| format!("cannot unmount {}", target.display()))?;
+    remove_own(target)?;
+    Ok(true)
+}
+
+fn remove_own(target: &Path) -> Result<()> {
     if target.starts_with(OWN) {
         fs::remove_dir(target).with_context(|| format!("cannot remove {}", target.display()))?;
     }

@@ -49,23 +49,29 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+/// The rules that names of environments and of snapshots share.
+fn check(text: &str) -> Result<(), NameError> {
+    let first = text.chars().next().ok_or(NameError::Empty)?;
+    if !first.is_ascii_alphanumeric() {
+        return Err(NameError::BadStart(first));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._:+-".contains(c);
+    if let Some(c) = text.chars().find(|&c| !allowed(c)) {
+        return Err(NameError::BadChar(c));
+    }
+    match text.len() {
+        long if long > MAX_NAME => Err(NameError::TooLong(long)),
+        _ => Ok(()),
+    }
+}
+
 impl EnvName {
     /// Check a text and make a name of it.
     ///
     /// # Errors
     /// See [`NameError`].
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let first = text.chars().next().ok_or(NameError::Empty)?;
-        if !first.is_ascii_alphanumeric() {
-            return Err(NameError::BadStart(first));
-        }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "._:+-".contains(c);
-        if let Some(c) = text.chars().find(|&c| !allowed(c)) {
-            return Err(NameError::BadChar(c));
-        }
-        if text.len() > MAX_NAME {
-            return Err(NameError::TooLong(text.len()));
-        }
+        check(text)?;
         if text == "lock" {
             return Err(NameError::Reserved(text.to_owned()));
         }
@@ -117,6 +123,103 @@ impl std::str::FromStr for EnvName {
     }
 }
 
+/// The name of a snapshot of an environment, by the same rules.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapName(String);
+
+impl SnapName {
+    /// Check a text and make a name of it.
+    ///
+    /// # Errors
+    /// See [`NameError`].
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for SnapName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<SnapName> for String {
+    fn from(name: SnapName) -> Self {
+        name.0
+    }
+}
+
+/// What a command line names: an environment, or a snapshot of one (`ENV@SNAP`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    /// The environment.
+    pub env: EnvName,
+    /// The snapshot of it that is meant.
+    pub snapshot: Option<SnapName>,
+}
+
+impl Named {
+    /// A snapshot of an environment.
+    pub fn snapshot(env: &EnvName, snapshot: &SnapName) -> Self {
+        Self {
+            env: env.clone(),
+            snapshot: Some(snapshot.clone()),
+        }
+    }
+}
+
+impl From<EnvName> for Named {
+    fn from(env: EnvName) -> Self {
+        Self {
+            env,
+            snapshot: None,
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.snapshot {
+            Some(snapshot) => f.pad(&format!("{}@{snapshot}", self.env)),
+            None => self.env.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Named {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (env, snapshot) = match text.split_once('@') {
+            Some((env, snapshot)) => (env, Some(SnapName::parse(snapshot)?)),
+            None => (text, None),
+        };
+        Ok(Self {
+            env: EnvName::parse(env)?,
+            snapshot,
+        })
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +266,19 @@ mod tests {
     fn free_names_count_up() {
         assert_eq!(EnvName::free("d", &[]).unwrap().as_str(), "d");
         assert_eq!(EnvName::free("d", &["d", "d-2"]).unwrap().as_str(), "d-3");
+    }
+
+    #[test]
+    fn an_environment_or_a_snapshot_of_one() {
+        let named: Named = "x@before-1".parse().unwrap();
+        assert_eq!(named.env.as_str(), "x");
+        assert_eq!(named.snapshot.as_ref().unwrap().as_str(), "before-1");
+        assert_eq!(named.to_string(), "x@before-1");
+        assert_eq!("x".parse::<Named>().unwrap().snapshot, None);
+        // A snapshot may be called what no environment may be.
+        assert!("x@lock".parse::<Named>().is_ok());
+        for bad in ["", "@", "x@", "@a", "x@a@b", "x@a/b", "x@.a"] {
+            assert!(bad.parse::<Named>().is_err(), "{bad:?}");
+        }
     }
 }

@@ -11,11 +11,12 @@ use crate::bootfs;
 use crate::fstab::Fstab;
 use crate::layout::{self, Layout, Names, subvolume};
 use crate::model::{
-    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, System,
+    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, SnapshotState, System,
 };
 use crate::mountinfo::{self, Row};
+use crate::name::{EnvName, Named, SnapName};
 use crate::plan::Use;
-use crate::record::{self, Policy, Record, State};
+use crate::record::{self, Member, Policy, Record, Snapshot, State};
 use crate::refusal::Refusal;
 use crate::store::{Paths, Store};
 
@@ -64,19 +65,36 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .into_iter()
         .map(|record| {
             let root_node = root_of(&tree, &record);
-            let path = root_node.map(|n| Path::new("/").join(&n.path));
-            let mounted = rows
-                .iter()
-                .filter(|r| r.device == device && Some(&r.root) == path.as_ref())
-                .map(|r| r.target.clone())
+            let mounted = |node: Option<&Node>| {
+                let path = node.map(|n| Path::new("/").join(&n.path));
+                rows.iter()
+                    .filter(|r| r.device == device && Some(&r.root) == path.as_ref())
+                    .map(|r| r.target.clone())
+                    .collect::<Vec<_>>()
+            };
+            let members = record.subvolumes.iter();
+            let subvolumes = members
+                .map(|m| member_of(&tree, &record, m).map(subvolume))
                 .collect();
+            let snapshots = record.snapshots.iter().map(|s| {
+                let found = snapshot_of(&tree, &record.name, s);
+                SnapshotState {
+                    mounted: mounted(found.first().copied().flatten()),
+                    subvolumes: found.into_iter().map(|n| n.map(subvolume)).collect(),
+                }
+            });
+            let snapshots = snapshots.collect();
             let foreign = foreign_in(&tree, &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
-                next: next.as_deref() == Some(record.name.as_str()),
+                next: next
+                    .as_deref()
+                    .is_some_and(|next| names(&record).any(|n| n.as_str() == next)),
                 busy: record.state == State::Building && store.is_claimed(&record.name),
                 root: root_node.map(subvolume),
-                mounted,
+                mounted: mounted(root_node),
+                subvolumes,
+                snapshots,
                 foreign,
                 record,
             }
@@ -149,6 +167,35 @@ fn system_root<'a>(tree: &'a Tree, dir: &Root, sysroot: &Path) -> Result<&'a Nod
     let id = be_btrfs::subvolume_of(dir)?.id;
     tree.by_id(id)
         .with_context(|| format!("subvolume {id} is not in the tree of roots"))
+}
+
+/// The name of an environment, and the one that it is getting: the menu has either.
+fn names(record: &Record) -> impl Iterator<Item = &EnvName> {
+    std::iter::once(&record.name).chain(&record.renaming)
+}
+
+/// A subvolume of a record, as [`root_of`].
+fn member_of<'a>(tree: &'a Tree, record: &Record, member: &Member) -> Option<&'a Node> {
+    if member.mount == "/" {
+        return root_of(tree, record);
+    }
+    let uuid: Uuid = member.uuid.parse().ok()?;
+    if record.adopted {
+        return tree.by_uuid(uuid);
+    }
+    tree.by_path(Paths::environment(&record.name).join(member.place()))
+        .filter(|n| n.uuid == uuid)
+}
+
+/// The subvolumes of a snapshot that are at their place, with the UUIDs of the record.
+fn snapshot_of<'a>(tree: &'a Tree, env: &EnvName, snapshot: &Snapshot) -> Vec<Option<&'a Node>> {
+    let dir = Paths::environment(env).join(snapshot.place());
+    let made = snapshot.made();
+    made.map(|(path, uuid)| {
+        let uuid: Uuid = uuid.parse().ok()?;
+        tree.by_path(dir.join(path)).filter(|n| n.uuid == uuid)
+    })
+    .collect()
 }
 
 /// The root subvolume of a record: by its UUID where it was adopted (its owner may have
@@ -270,6 +317,51 @@ pub fn layout(store: &Store, inv: &Inventory, env: &Environment) -> Result<Layou
     Ok(layout)
 }
 
+/// As [`layout`], of a snapshot of an environment.
+///
+/// # Errors
+/// [`Refusal::UnknownSnapshot`], [`Refusal::SnapshotGone`], or what cannot be read.
+pub fn layout_of_snapshot(
+    store: &Store,
+    inv: &Inventory,
+    env: &Environment,
+    name: &SnapName,
+) -> Result<Layout> {
+    let (taken, found) = env.snapshot(name)?;
+    let root = found.root().ok_or_else(|| Refusal::SnapshotGone {
+        name: Named::snapshot(env.name(), name),
+    })?;
+    // What is shared is where it is now.
+    let mut layout = match env.root {
+        Some(_) => layout(store, inv, env)?,
+        None => {
+            let tree = store.top.tree()?;
+            let node = tree.by_id(root.id).context("the snapshot is gone")?;
+            layout_of(store, &inv.fs, &tree, node, None)?
+        }
+    };
+    let text = store
+        .root_of(&root.path)?
+        .read_to_string("etc/fstab", MAX_TEXT);
+    layout.fstab = Fstab::parse(&text.unwrap_or_default());
+    let members: Vec<_> = taken.subvolumes.iter().zip(&found.subvolumes).collect();
+    let at = |mount: &Path| members.iter().find(|(m, _)| Path::new(&m.mount) == mount);
+    layout.nested = at(Path::new("/")).map_or_else(Vec::new, |(m, _)| m.nested.clone());
+    layout.parts.retain_mut(|part| {
+        part.listed = layout.fstab.at(&part.mount).is_some();
+        match at(&part.mount) {
+            _ if !part.is_own() => true,
+            Some((member, Some(subvolume))) => {
+                part.subvolume = subvolume.clone();
+                part.nested.clone_from(&member.nested);
+                true
+            }
+            _ => false,
+        }
+    });
+    Ok(layout)
+}
+
 /// Subvolumes below the directory of an environment that its record does not prove to be
 /// its own, as paths in that directory.
 fn foreign_in(tree: &Tree, record: &Record) -> Vec<PathBuf> {
@@ -377,10 +469,19 @@ fn menu_state(
         Ok(header) => (None, header),
         Err(why) => (Some(why), None),
     };
+    // Of an environment that is being renamed the menu may have the new name already.
+    let current = |name: &String| {
+        let mut records = environments.iter().map(|e| &e.record);
+        let known = records.find(|r| names(r).any(|n| n.as_str() == name));
+        known.map_or_else(|| name.clone(), |r| r.name.to_string())
+    };
+    let entries = header.as_ref().map(|h| h.environments.iter().map(current));
     MenuState {
         damage,
-        default: header.as_ref().and_then(|h| h.default.clone()),
-        entries: header.map(|h| h.environments).unwrap_or_default(),
+        default: header
+            .as_ref()
+            .and_then(|h| h.default.as_ref().map(current)),
+        entries: entries.map(Iterator::collect).unwrap_or_default(),
         hooked: text.is_some_and(|t| be_grub::hook::is_hooked(&t, &uuid)),
         config,
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::name::EnvName;
+use crate::name::{EnvName, SnapName};
 
 /// The version written by this `be`. A record of a later version is read all the same:
 /// fields are only ever added, and unknown ones are kept when it is written again.
@@ -41,6 +41,11 @@ impl State {
             State::Confirmed => "confirmed",
             State::Bad => "bad",
         }
+    }
+
+    /// Whether an environment in it may be in the menu, activated and cloned.
+    pub fn is_usable(self) -> bool {
+        matches!(self, State::Ready | State::Trial | State::Confirmed)
     }
 }
 
@@ -246,6 +251,80 @@ impl Upgrade {
     }
 }
 
+/// A read-only snapshot of an environment: of all its own subvolumes, at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name, the part after `@`.
+    pub name: SnapName,
+    /// When it was taken.
+    pub created: DateTime<FixedOffset>,
+    /// What its owner says of it.
+    #[serde(default)]
+    pub description: String,
+    /// What the environment was then.
+    pub state: State,
+    /// A subvolume each; the first one is of the root.
+    pub subvolumes: Vec<SnapshotMember>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// One subvolume of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotMember {
+    /// Where the original is mounted in the environment.
+    pub mount: String,
+    /// The subvolume's UUID.
+    pub uuid: String,
+    /// The subvolumes that lay in the original, as paths in it, outermost only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nested: Vec<PathBuf>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl SnapshotMember {
+    /// A snapshot of what is mounted there.
+    pub fn new(mount: &str, uuid: String, nested: Vec<PathBuf>) -> Self {
+        Self {
+            mount: mount.to_owned(),
+            uuid,
+            nested,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// A snapshot with no subvolume yet.
+    pub fn new(name: SnapName, created: DateTime<FixedOffset>, state: State) -> Self {
+        Self {
+            name,
+            created,
+            description: String::new(),
+            state,
+            subvolumes: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Its directory, below that of the environment.
+    pub fn place(&self) -> PathBuf {
+        snapshot_place(&self.name)
+    }
+
+    /// Its subvolumes, as paths below the directory of the snapshot, with their UUIDs.
+    pub fn made(&self) -> impl Iterator<Item = (PathBuf, &str)> {
+        let members = self.subvolumes.iter();
+        members.map(|m| (place(&m.mount), m.uuid.as_str()))
+    }
+}
+
+/// [`Snapshot::place`] by name.
+pub fn snapshot_place(name: &SnapName) -> PathBuf {
+    Path::new("snap").join(name.as_str())
+}
+
 /// One environment, as `be.json` holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -276,6 +355,15 @@ pub struct Record {
     pub boot: Option<Boot>,
     /// Its subvolumes; the first one is the root.
     pub subvolumes: Vec<Member>,
+    /// Its snapshots, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+    /// The name that it is getting, while `be rename` is at work or was cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renaming: Option<EnvName>,
+    /// The name that the text still has, where the directory has the new one already.
+    #[serde(skip)]
+    pub renamed_from: Option<EnvName>,
     /// The upgrade that ran in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
@@ -298,6 +386,9 @@ impl Record {
             grub_home: None,
             boot: None,
             subvolumes: Vec::new(),
+            snapshots: Vec::new(),
+            renaming: None,
+            renamed_from: None,
             upgrade: None,
             extra: Map::new(),
         }
@@ -317,7 +408,16 @@ impl Record {
             std::iter::once((member.place(), member.uuid.as_str()))
                 .chain(base.map(|b| (Path::new("base").join(member.place()), b.uuid.as_str())))
         })
+        .chain(self.snapshots.iter().flat_map(|s| {
+            let dir = s.place();
+            s.made().map(move |(path, uuid)| (dir.join(path), uuid))
+        }))
         .collect()
+    }
+
+    /// The snapshot of this name.
+    pub fn snapshot(&self, name: &SnapName) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|s| s.name == *name)
     }
 
     /// Read the text of a record found in the directory `dir`.
@@ -326,7 +426,11 @@ impl Record {
     /// Says in one line what is wrong: not JSON, a field of a wrong type, no root
     /// subvolume, or a name that is not the directory's.
     pub fn parse(text: &str, dir: &str) -> Result<Self, String> {
-        let record: Record = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let mut record: Record = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        // A rename that was cut off: the directory has the new name, the record not yet.
+        if let Some(new) = record.renaming.clone().filter(|n| n.as_str() == dir) {
+            record.renamed_from = Some(std::mem::replace(&mut record.name, new));
+        }
         if record.name.as_str() != dir {
             return Err(format!("it is the record of {:?}", record.name.as_str()));
         }
@@ -374,6 +478,40 @@ mod tests {
         ] {
             assert_eq!(place(mount), Path::new(expected), "{mount}");
         }
+    }
+
+    #[test]
+    fn snapshots_are_made_by_be_also_for_an_adopted_system() {
+        let mut record = Record::parse(FIXTURE, "2026-11-20").unwrap();
+        let mut snapshot = Snapshot::new(
+            SnapName::parse("before").unwrap(),
+            record.created,
+            State::Confirmed,
+        );
+        snapshot.subvolumes = vec![
+            SnapshotMember::new("/", "r".into(), Vec::new()),
+            SnapshotMember::new("/var/lib/x", "v".into(), Vec::new()),
+        ];
+        record.snapshots = vec![snapshot];
+        let text = record.to_text().unwrap();
+        assert_eq!(Record::parse(&text, "2026-11-20").unwrap(), record);
+        record.adopted = true;
+        assert_eq!(
+            record.made(),
+            [
+                (PathBuf::from("snap/before/root"), "r"),
+                (PathBuf::from("snap/before/vol/var-lib-x"), "v")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_being_renamed_fits_both_names() {
+        let text = FIXTURE.replace("\"pinned\"", "\"renaming\": \"new\",\n  \"pinned\"");
+        let old = Record::parse(&text, "2026-11-20").unwrap();
+        assert_eq!(old.name.as_str(), "2026-11-20");
+        assert_eq!(Record::parse(&text, "new").unwrap().name.as_str(), "new");
+        assert!(Record::parse(&text, "other").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::name::EnvName;
+use crate::name::{EnvName, Named};
 
 /// The exit codes that scripts may rely on.
 pub mod exit {
@@ -104,7 +104,7 @@ pub enum Refusal {
         name: EnvName,
     },
     InUse {
-        name: EnvName,
+        name: Named,
         by: String,
     },
     Nested {
@@ -120,7 +120,7 @@ pub enum Refusal {
         state: &'static str,
     },
     NotBootable {
-        name: EnvName,
+        name: Named,
         problems: Vec<String>,
     },
     NoOnce,
@@ -139,7 +139,7 @@ pub enum Refusal {
         dir: PathBuf,
     },
     NotConfirmed {
-        name: EnvName,
+        name: Named,
     },
     NoPortage,
     BadConfig {
@@ -152,6 +152,42 @@ pub enum Refusal {
     BadEmergeOption {
         why: String,
     },
+    Pinned {
+        name: EnvName,
+    },
+    UnknownSnapshot {
+        name: Named,
+    },
+    SnapshotExists {
+        name: Named,
+    },
+    SnapshotGone {
+        name: Named,
+    },
+    /// What is asked for needs an environment.
+    IsSnapshot {
+        name: Named,
+        what: &'static str,
+    },
+    /// What is asked for needs a snapshot.
+    NoSnapshotNamed {
+        name: EnvName,
+    },
+    /// To be put back to a snapshot it would have to be replaced.
+    NoRestore {
+        name: Named,
+        why: String,
+    },
+    /// Another program of this kind has it.
+    LeftOut {
+        what: String,
+        instead: &'static str,
+    },
+    /// GRUB starts from the environment.
+    GrubInstalled {
+        name: EnvName,
+        path: String,
+    },
 }
 
 impl Refusal {
@@ -161,7 +197,7 @@ impl Refusal {
             Refusal::Busy { .. } => exit::BUSY,
             Refusal::NoSpace { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
-            Refusal::BadEmergeOption { .. } => exit::USAGE,
+            Refusal::BadEmergeOption { .. } | Refusal::LeftOut { .. } => exit::USAGE,
             _ => exit::REFUSED,
         }
     }
@@ -214,6 +250,9 @@ impl Refusal {
             Nested { .. } => "move them out, or delete them: btrfs subvolume delete PATH".into(),
             NotReady { name, .. } => format!("be upgrade --continue {name}, or be destroy {name}"),
             NothingToContinue { .. } => "be status".into(),
+            NotBootable { name, .. } if name.snapshot.is_some() => {
+                format!("be create -e {name} NAME without -a, and mend it: be shell NAME")
+            }
             NotBootable { name, .. } => format!("be shell {name}, mend it, then: be check {name}"),
             NoOnce => "be activate NAME, and be rollback once it has booted".into(),
             NoTrial => "be upgrade --no-activate, then be activate NAME".into(),
@@ -231,6 +270,21 @@ impl Refusal {
             MenuDamaged { .. } => "be menu writes it anew".into(),
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
+            LeftOut { instead, .. } => (*instead).into(),
+            Pinned { name } => format!("be unpin {name}, then destroy it"),
+            UnknownSnapshot { name } => format!("be list -s {}", name.env),
+            SnapshotExists { .. } => "choose another name, or: be list -s".into(),
+            SnapshotGone { name } => format!("be destroy {name} takes it out of the list"),
+            IsSnapshot { name, .. } => {
+                format!("look into it: be mount {name}; or go on from it: be create -e {name} NAME")
+            }
+            NoSnapshotNamed { name } => format!("be list -s {name}, then name it: {name}@SNAP"),
+            NoRestore { name, .. } => {
+                format!("be create -e {name} NAME, then be activate NAME: nothing is replaced")
+            }
+            GrubInstalled { name, .. } => {
+                format!("grub-install in another environment first, or keep the name {name}")
+            }
             NoPortage => "be create, then upgrade in it by hand: be shell NAME".into(),
         }
     }
@@ -332,6 +386,24 @@ impl fmt::Display for Refusal {
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
+            LeftOut { what, .. } => write!(f, "{what} is not known here"),
+            Pinned { name } => write!(f, "{name} is pinned"),
+            UnknownSnapshot { name } => write!(f, "there is no snapshot {name}"),
+            SnapshotExists { name } => write!(f, "the snapshot {name} exists already"),
+            SnapshotGone { name } => write!(f, "the subvolumes of the snapshot {name} are gone"),
+            IsSnapshot { name, what } => {
+                write!(f, "{name} is a read-only snapshot, which cannot be {what}")
+            }
+            NoSnapshotNamed { name } => write!(f, "{name} is an environment and no snapshot"),
+            NoRestore { name, why } => {
+                write!(f, "{} is not put back to {name}: {why}", name.env)
+            }
+            GrubInstalled { name, path } => {
+                write!(
+                    f,
+                    "GRUB was installed from {name} and finds itself by that name (/{path})"
+                )
+            }
             NoPortage => write!(f, "there is no Portage in the running system"),
         }
     }

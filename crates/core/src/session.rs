@@ -11,7 +11,7 @@ use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout::{self, Layout};
 use crate::model::{Environment, Inventory, Subvolume};
-use crate::name::EnvName;
+use crate::name::Named;
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Use;
 use crate::record::{Member, Record};
@@ -151,10 +151,21 @@ impl Session {
     ///
     /// # Errors
     /// [`Refusal::NotBootable`].
-    pub fn bootable(&self, inv: &Inventory, origin: Option<&EnvName>) -> Result<()> {
-        let origin = inv.origin(origin)?;
-        let problems = self.examine(inv, origin)?.problems;
-        let name = origin.name().clone();
+    pub fn bootable(&self, inv: &Inventory, origin: Option<&Named>) -> Result<()> {
+        let env = match origin {
+            Some(name) => inv.get(&name.env)?,
+            None => inv.running()?,
+        };
+        let (name, found) = match origin.and_then(|n| Some((n, n.snapshot.as_ref()?))) {
+            Some((name, snapshot)) => {
+                let (_, taken) = env.snapshot(snapshot)?;
+                let gone = || Refusal::SnapshotGone { name: name.clone() };
+                let root = self.store.root_of(&taken.root().ok_or_else(gone)?.path)?;
+                (name.clone(), self.examine_at(inv, env, &root)?)
+            }
+            None => (env.name().clone().into(), self.examine(inv, env)?),
+        };
+        let problems = found.problems;
         match problems.is_empty() {
             true => Ok(()),
             false => Err(Refusal::NotBootable { name, problems }.into()),
@@ -182,8 +193,28 @@ impl Session {
     ///
     /// # Errors
     /// [`Refusal::RootMissing`].
-    pub fn layout(&self, inv: &Inventory, env: &Environment) -> Result<Layout> {
-        observe::layout(&self.store, inv, env)
+    pub fn layout(&self, inv: &Inventory, origin: Option<&Named>) -> Result<Layout> {
+        let env = inv.origin(origin.map(|n| &n.env))?;
+        match origin.and_then(|n| n.snapshot.as_ref()) {
+            Some(snapshot) => observe::layout_of_snapshot(&self.store, inv, env, snapshot),
+            None => observe::layout(&self.store, inv, env),
+        }
+    }
+
+    /// A file by which a GRUB that was installed from an environment finds it by its name,
+    /// as a path in it. grub-install writes one wherever GRUB has to search for its files.
+    pub fn grub_installed(&self, env: &Environment) -> Option<String> {
+        let root = self.store.root_of(&env.root.as_ref()?.path).ok()?;
+        let own = format!("/@be/{}/", env.name());
+        ["boot/grub", "boot/grub2"].into_iter().find_map(|home| {
+            let names = root.list(home).unwrap_or_default();
+            let mut files = names.into_iter().filter(|(_, kind)| kind.is_dir());
+            files.find_map(|(name, _)| {
+                let path = Path::new(home).join(name).join("load.cfg");
+                let text = root.read_to_string(&path, MAX_TEXT).ok()?;
+                text.contains(&own).then(|| path.display().to_string())
+            })
+        })
     }
 
     /// A program to be run in an environment, with what fstab shares among them.

@@ -1,8 +1,10 @@
 //! The store on the top level: its directories, its lock, its records. DESIGN of the tree:
 //!
 //! ```text
-//! @be/NAME/be.json  root/  base/root/  log/
+//! @be/NAME/be.json  root/  base/root/  log/  snap/SNAP/root/
 //! @be/.work/new/NAME    being made      @be/.work/gone/NAME    being removed
+//! @be/.work/…/NAME@SNAP a snapshot of it
+//! @be/NAME -> OTHER     a second name, while OTHER is being renamed
 //! @be/.grub/menu.cfg    what GRUB reads
 //! @be/lock              flock; opened, never replaced
 //! ```
@@ -192,13 +194,29 @@ impl Store {
         Ok(records)
     }
 
-    fn record(&self, name: &str) -> Result<Record, String> {
+    /// One record.
+    ///
+    /// # Errors
+    /// Says in one line what is wrong.
+    pub fn record(&self, name: &str) -> Result<Record, String> {
         let path = Path::new(STORE).join(name).join("be.json");
         let text = self
             .dir
             .read_to_string(&path, MAX_RECORD)
             .map_err(|e| e.to_string())?;
         Record::parse(&text, name)
+    }
+
+    /// Links in the store: the second name of an environment that is being renamed.
+    ///
+    /// # Errors
+    /// When the store itself cannot be read.
+    pub fn links(&self) -> Result<Vec<EnvName>> {
+        let entries = self.dir.list(STORE)?.into_iter();
+        let links = entries.filter(|(_, kind)| kind.is_symlink());
+        Ok(links
+            .filter_map(|(name, _)| EnvName::parse(name.to_str()?).ok())
+            .collect())
     }
 
     /// Replace the record in `dir`; it is on disk on return.

@@ -1,12 +1,13 @@
 //! `be activate`
 
 use anyhow::Result;
-use be_core::name::EnvName;
+use be_core::name::{EnvName, Named};
 use be_core::plan;
-use be_core::refusal::NothingToDo;
 use be_core::stale::{LeftBehind, left_behind};
 use serde_json::{Value, json};
 
+use super::environment;
+use crate::complete;
 use crate::context::{Context, Work};
 use crate::reporter::Outcome;
 
@@ -20,16 +21,22 @@ pub struct Args {
     #[arg(short = 'T', long, conflicts_with = "once")]
     undo_once: bool,
     /// Which one.
-    #[arg(required_unless_present = "undo_once")]
-    name: Option<EnvName>,
+    #[arg(required_unless_present = "undo_once", add = complete::environments())]
+    name: Option<Named>,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    match &args.name {
-        Some(name) if !args.undo_once => activate(ctx, name, args.once),
-        _ => {
-            ctx.session.observe()?.initialised()?;
-            Err(NothingToDo("no environment is chosen for one boot only".into()).into())
+    let name = args.name.as_ref().map(|n| environment(n, "activated"));
+    match name.transpose()? {
+        Some(name) if !args.undo_once => activate(ctx, &name, args.once),
+        name => {
+            let inv = ctx.session.observe()?;
+            inv.initialised()?;
+            if let Some(name) = name {
+                inv.get(&name)?;
+            }
+            Ok(Outcome::new(json!({ "once": null }))
+                .text("no environment is chosen for one boot only\n"))
         }
     }
 }
@@ -54,6 +61,7 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
         problems,
     };
     let planned = plan::activate(inv, &request)?;
+    let already = if env.next { " already" } else { "" };
     let stays = left_behind(&ctx.session, inv, env).unwrap_or_else(|e| {
         // It is for information: the switch does not depend on it.
         ctx.reporter
@@ -68,7 +76,7 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
         "environment": name,
         "left_behind": stays.counts().into_iter().map(|(k, v)| (k, json!(v))).collect::<serde_json::Map<String, Value>>(),
     }))
-    .text(format!("{name} boots next\n"))
+    .text(format!("{name} boots next{already}\n"))
     .notes(done.notes.clone())
     .notes(stays.sentences()))
 }

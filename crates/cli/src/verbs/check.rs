@@ -5,6 +5,7 @@ use be_core::name::EnvName;
 use be_core::refusal::exit;
 use serde_json::json;
 
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
@@ -12,6 +13,7 @@ use crate::reporter::Outcome;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one; the running one if not given.
+    #[arg(add = complete::environments())]
     env: Option<EnvName>,
 }
 

@@ -1,14 +1,14 @@
 //! `be completions`
 
-use anyhow::Result;
-use clap::CommandFactory;
+use anyhow::{Context, Result};
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 use serde_json::json;
 
-use crate::args::Cli;
+use crate::complete::VARIABLE;
 use crate::reporter::Outcome;
 
-/// Print the completions for a shell.
+/// Print the completions for a shell: verbs, options, and the names of environments.
 ///
 /// For bash: be completions bash > /usr/share/bash-completion/completions/be
 #[derive(Debug, clap::Args)]
@@ -18,8 +18,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
+    let name = args.shell.to_string();
+    let shells = Shells::builtins();
+    let shell = shells.completer(&name).context("nothing is known of it")?;
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "be", &mut text);
+    shell.write_registration(VARIABLE, "be", "be", "be", &mut text)?;
     let text = String::from_utf8(text)?;
     Ok(Outcome::new(json!({ "completions": text })).text(text))
 }

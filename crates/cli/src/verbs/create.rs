@@ -1,15 +1,18 @@
 //! `be create`
 
 use anyhow::Result;
-use be_core::name::EnvName;
+use be_core::name::{EnvName, Named, SnapName};
 use be_core::plan;
 use be_core::refusal::Refusal;
 use serde_json::json;
 
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
 /// Clone an environment; the running one unless -e names another.
+///
+/// With ENV@SNAP instead of a name: take a read-only snapshot of an environment.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Activate it, too.
@@ -27,19 +30,30 @@ pub struct Args {
         hide_default_value = true
     )]
     description: String,
-    /// The environment to clone.
-    #[arg(short = 'e', long, value_name = "ENV")]
-    origin: Option<EnvName>,
+    /// The environment, or the snapshot of one, to clone.
+    #[arg(short = 'e', long, value_name = "ENV[@SNAP]", add = complete::both())]
+    origin: Option<Named>,
+    /// As bectl has it: a clone has all subvolumes of an environment anyway.
+    #[arg(short = 'r', hide = true)]
+    _recursive: bool,
     /// Its name; the date of today if not given.
-    name: Option<EnvName>,
+    #[arg(value_name = "NAME|ENV@SNAP")]
+    name: Option<Named>,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let name = match &args.name {
+        Some(Named {
+            env,
+            snapshot: Some(snapshot),
+        }) => return take(args, ctx, env, snapshot),
+        name => name.as_ref().map(|n| n.env.clone()),
+    };
     let work = ctx.begin()?;
     let inv = &work.inv;
     let request = plan::Create {
-        name: args.name.clone(),
-        layout: ctx.session.layout(inv, inv.origin(args.origin.as_ref())?)?,
+        name,
+        layout: ctx.session.layout(inv, args.origin.as_ref())?,
         origin: args.origin.clone(),
         description: args.description.clone(),
         now: ctx.now,
@@ -61,4 +75,34 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     Ok(Outcome::new(json!({ "environment": name }))
         .text(format!("{name}\n"))
         .notes(done.notes))
+}
+
+fn take(args: &Args, ctx: &mut Context, env: &EnvName, name: &SnapName) -> Result<Outcome> {
+    let taken = Named::snapshot(env, name);
+    let option = [
+        (args.activate, "activated"),
+        (args.once, "activated"),
+        (args.origin.is_some(), "made from another one"),
+    ];
+    if let Some((_, what)) = option.iter().find(|(given, _)| *given) {
+        return Err(Refusal::IsSnapshot { name: taken, what }.into());
+    }
+    let work = ctx.begin()?;
+    let request = plan::Snapshot {
+        env: env.clone(),
+        layout: ctx.session.layout(&work.inv, Some(&env.clone().into()))?,
+        name: name.clone(),
+        description: args.description.clone(),
+        now: ctx.now,
+    };
+    let planned = plan::snapshot(&work.inv, &request)?;
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    Ok(
+        Outcome::new(json!({ "environment": env, "snapshot": name }))
+            .text(format!("{taken}\n"))
+            .notes(done.notes),
+    )
 }

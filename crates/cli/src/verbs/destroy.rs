@@ -2,15 +2,16 @@
 
 use anyhow::Result;
 use be_core::host;
-use be_core::name::EnvName;
+use be_core::name::Named;
 use be_core::plan;
 use be_core::refusal::Refusal;
 use serde_json::json;
 
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
-/// Delete environments with all that be made for them.
+/// Delete environments with all that be made for them, or snapshots.
 ///
 /// All are checked before the first one goes: one that may not be destroyed keeps all.
 #[derive(Debug, clap::Args)]
@@ -22,8 +23,11 @@ pub struct Args {
     #[arg(short = 'y', long, short_alias = 'F')]
     yes: bool,
     /// Which ones.
-    #[arg(required = true, value_name = "NAME")]
-    names: Vec<EnvName>,
+    #[arg(required = true, value_name = "ENV[@SNAP]", add = complete::both())]
+    names: Vec<Named>,
+    /// As beadm has it: snapshots always go with their environment.
+    #[arg(short = 's', hide = true)]
+    _snapshots: bool,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
@@ -38,7 +42,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         // The rules first: no question about what will be refused anyway.
         let inv = ctx.session.observe()?;
         plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
-        let names: Vec<_> = args.names.iter().map(EnvName::as_str).collect();
+        let names: Vec<_> = args.names.iter().map(Named::to_string).collect();
         if !ctx
             .reporter
             .confirm(&format!("destroy {}?", names.join(", ")))

@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use be_core::chroot::{Interrupted, Output, exit_code, take_terminal_back, wait};
-use be_core::name::EnvName;
+use be_core::name::{EnvName, Named};
 use serde_json::json;
 
+use super::environment;
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
@@ -14,14 +16,16 @@ use crate::reporter::Outcome;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one.
-    env: EnvName,
+    #[arg(add = complete::environments())]
+    env: Named,
     /// The command.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    enter(&args.env, args.command.clone(), None, ctx)
+    let env = environment(&args.env, "entered")?;
+    enter(&env, args.command.clone(), None, ctx)
 }
 
 /// Run `command` in the environment `name`, at this terminal, after a word about it.

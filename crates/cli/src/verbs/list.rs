@@ -1,14 +1,20 @@
 //! `be list`
 
+mod forms;
+
 use anyhow::Result;
-use be_core::model::{Environment, Inventory};
+use be_core::model::Inventory;
 use be_core::name::EnvName;
 use be_core::session::Session;
+use chrono::{DateTime, FixedOffset, Local};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use self::forms::{Form, Row, Rows};
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
+use crate::spelling::Spelling;
 
 /// List the environments.
 ///
@@ -18,13 +24,34 @@ pub struct Args {
     /// For scripts: tabs, no header, seconds since 1970, bytes.
     #[arg(short = 'H', long, conflicts_with = "json")]
     script: bool,
+    /// With the subvolumes and the snapshots of each.
+    #[arg(short, long)]
+    all: bool,
+    /// With the subvolumes of each.
+    #[arg(short = 'd', long)]
+    subvolumes: bool,
+    /// With the snapshots of each.
+    #[arg(short, long)]
+    snapshots: bool,
+    /// As a tree: below each environment those that were cloned from it.
+    #[arg(
+        long,
+        conflicts_with_all = ["script", "all", "subvolumes", "snapshots", "ascending", "descending"]
+    )]
+    tree: bool,
     /// Sort by KEY.
-    #[arg(short = 'k', value_name = "KEY", conflicts_with = "descending")]
+    #[arg(
+        short = 'k',
+        short_alias = 'c',
+        value_name = "KEY",
+        conflicts_with = "descending"
+    )]
     ascending: Option<Key>,
     /// Sort by KEY, backwards.
-    #[arg(short = 'K', value_name = "KEY")]
+    #[arg(short = 'K', short_alias = 'C', value_name = "KEY")]
     descending: Option<Key>,
     /// Only this one.
+    #[arg(add = complete::environments())]
     name: Option<EnvName>,
 }
 
@@ -34,13 +61,11 @@ enum Key {
     /// By name.
     Name,
     /// By creation.
-    #[value(alias = "date")]
+    #[value(alias = "date", alias = "creation")]
     Created,
-}
-
-struct Row<'a> {
-    env: &'a Environment,
-    kernel: Option<String>,
+    /// By the space that would be free without it.
+    #[value(alias = "used")]
+    Space,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
@@ -54,25 +79,40 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     .map(|env| Row {
         env,
         kernel: newest_kernel(&ctx.session, env),
+        space: None,
     })
     .collect();
-    if let Some(Key::Name) = args.ascending.or(args.descending) {
-        rows.sort_by_key(|r| r.env.name().clone());
+    match args.ascending.or(args.descending) {
+        Some(Key::Name) => rows.sort_by_key(|r| r.env.name().clone()),
+        Some(Key::Space) => rows.sort_by_key(|r| r.space),
+        Some(Key::Created) | None => {}
     }
     if args.descending.is_some() {
         rows.reverse();
     }
-    let text = match args.script {
-        true => rows.iter().map(script_line).collect(),
-        false => table(&rows),
+    let rows = Rows {
+        subvolumes: args.all || args.subvolumes,
+        snapshots: args.all || args.snapshots,
+        rows,
     };
-    let environments: Vec<Value> = rows.iter().map(document).collect();
+    let text = rows.text(match (args.script, args.tree) {
+        (true, _) if ctx.spelling == Spelling::Beadm => Form::Beadm,
+        (true, _) => Form::Script,
+        (_, true) => Form::Tree(&local),
+        (_, false) => Form::Table(&local),
+    });
+    let environments: Vec<Value> = rows.rows.iter().map(forms::document).collect();
     Ok(Outcome::new(json!({ "environments": environments }))
         .text(text)
         .notes(damage(&inv)))
 }
 
-fn newest_kernel(session: &Session, env: &Environment) -> Option<String> {
+fn local(time: DateTime<FixedOffset>) -> String {
+    let time = time.with_timezone(&Local);
+    time.format("%Y-%m-%d %H:%M").to_string()
+}
+
+fn newest_kernel(session: &Session, env: &be_core::model::Environment) -> Option<String> {
     let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
     be_core::boot::newest_version(&root)
 }
@@ -82,146 +122,4 @@ fn damage(inv: &Inventory) -> Vec<String> {
     damaged
         .map(|(name, why)| format!("{name} is left out, its record cannot be read: {why}"))
         .collect()
-}
-
-fn mountpoint(env: &Environment) -> String {
-    match env.mounted.first() {
-        Some(dir) => dir.display().to_string(),
-        None => "-".to_owned(),
-    }
-}
-
-/// One field of one line, whatever a person wrote into a description.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-fn description(env: &Environment) -> String {
-    let state = match env.state() {
-        be_core::record::State::Ready | be_core::record::State::Confirmed => String::new(),
-        state => format!("[{}] ", state.as_str()),
-    };
-    format!("{state}{}", plain(&env.record.description))
-}
-
-fn script_line(row: &Row) -> String {
-    let fields = [
-        row.env.name().to_string(),
-        row.env.active(),
-        mountpoint(row.env),
-        "-".to_owned(),
-        row.env.record.created.timestamp().to_string(),
-        row.kernel.clone().unwrap_or_else(|| "-".into()),
-        plain(&row.env.record.description),
-    ];
-    fields.join("\t") + "\n"
-}
-
-fn table(rows: &[Row]) -> String {
-    let head = [
-        "BE",
-        "Active",
-        "Mountpoint",
-        "Space",
-        "Created",
-        "Kernel",
-        "Description",
-    ];
-    let mut lines: Vec<[String; 7]> = vec![head.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        [
-            row.env.name().to_string(),
-            row.env.active(),
-            mountpoint(row.env),
-            "-".to_owned(),
-            row.env
-                .record
-                .created
-                .with_timezone(&chrono::Local)
-                .format("%Y-%m-%d %H:%M")
-                .to_string(),
-            row.kernel.clone().unwrap_or_else(|| "-".into()),
-            description(row.env),
-        ]
-    }));
-    aligned(&lines)
-}
-
-fn aligned(lines: &[[String; 7]]) -> String {
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|l| l[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |l: &[String; 7]| {
-        let cells: Vec<String> = l
-            .iter()
-            .zip(&widths)
-            .map(|(cell, w)| format!("{cell:w$}"))
-            .collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    lines.iter().map(line).collect()
-}
-
-fn document(row: &Row) -> Value {
-    let env = row.env;
-    let root = env.root.as_ref();
-    let subvolumes: Vec<Value> = env
-        .record
-        .subvolumes
-        .iter()
-        .map(|member| {
-            json!({
-                "path": root.map(|r| r.option()),
-                "mount": member.mount,
-                "policy": member.policy,
-                "id": root.map(|r| r.id),
-                "uuid": member.uuid,
-            })
-        })
-        .collect();
-    json!({
-        "name": env.name(),
-        "uuid": env.record.root().map(|m| &m.uuid),
-        "state": env.state(),
-        "running": env.running,
-        "next": env.next,
-        "once": false,
-        "pinned": env.record.pinned,
-        "mountpoint": env.mounted.first(),
-        "created": env.record.created.to_rfc3339(),
-        "origin": env.record.origin,
-        "description": env.record.description,
-        "kernel": row.kernel,
-        "subvolumes": subvolumes,
-        "space": null,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let line = |name: &str, text: &str| {
-            [name, "NR", "/", "-", "2026-11-20 01:02", "6.12.1", text].map(str::to_owned)
-        };
-        assert_eq!(
-            aligned(&[line("a", ""), line("a-long-name", "früher")]),
-            "a            NR  /  -  2026-11-20 01:02  6.12.1\n\
-             a-long-name  NR  /  -  2026-11-20 01:02  6.12.1  früher\n"
-        );
-    }
-
-    #[test]
-    fn a_description_stays_on_its_line() {
-        assert_eq!(plain("a\tb\nc"), "a b c");
-    }
 }

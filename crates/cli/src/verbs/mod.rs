@@ -4,6 +4,7 @@ pub mod activate;
 pub mod check;
 pub mod completions;
 pub mod create;
+pub mod describe;
 pub mod destroy;
 pub mod exec;
 pub mod init;
@@ -12,8 +13,25 @@ pub mod list;
 pub mod log;
 pub mod menu;
 pub mod mount;
+pub mod pin;
+pub mod rename;
 pub mod rollback;
 pub mod shell;
 pub mod status;
 pub mod umount;
+pub mod unpin;
 pub mod upgrade;
+
+use be_core::name::{EnvName, Named};
+use be_core::refusal::Refusal;
+
+/// The environment that is named; `what` says what a snapshot cannot be.
+fn environment(name: &Named, what: &'static str) -> Result<EnvName, Refusal> {
+    match name.snapshot {
+        None => Ok(name.env.clone()),
+        Some(_) => Err(Refusal::IsSnapshot {
+            name: name.clone(),
+            what,
+        }),
+    }
+}

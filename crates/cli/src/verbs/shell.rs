@@ -1,9 +1,11 @@
 //! `be shell`
 
 use anyhow::Result;
-use be_core::name::EnvName;
+use be_core::name::Named;
 
+use super::environment;
 use super::exec::enter;
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
@@ -13,7 +15,8 @@ use crate::reporter::Outcome;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one.
-    env: EnvName,
+    #[arg(add = complete::environments())]
+    env: Named,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
@@ -24,10 +27,6 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         "exec \"$(command -v bash || echo /bin/sh)\" -l",
     ];
     let word = format!("you are in {}; leave it with exit", args.env);
-    enter(
-        &args.env,
-        command.map(str::to_owned).to_vec(),
-        Some(word),
-        ctx,
-    )
+    let env = environment(&args.env, "entered")?;
+    enter(&env, command.map(str::to_owned).to_vec(), Some(word), ctx)
 }

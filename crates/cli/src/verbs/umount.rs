@@ -1,17 +1,21 @@
 //! `be umount`
 
 use anyhow::Result;
-use be_core::mount::{find, unmount};
+use be_core::mount::{detach, find, unmount};
 use serde_json::json;
 
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
 /// Unmount an environment wherever it is mounted, or one mount point.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An environment or a directory.
-    #[arg(value_name = "ENV|DIR")]
+    /// Also where something works there; what does keeps it until it ends.
+    #[arg(short, long)]
+    force: bool,
+    /// An environment, a snapshot or a directory.
+    #[arg(value_name = "ENV|DIR", add = complete::both())]
     what: String,
 }
 
@@ -25,8 +29,16 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         let text: String = steps.iter().map(|s| format!("would {s}\n")).collect();
         return Ok(Outcome::new(json!({ "dry_run": true, "steps": steps })).text(text));
     }
+    let mut notes = Vec::new();
     for dir in &found {
-        unmount(dir)?;
+        if !args.force {
+            unmount(dir)?;
+        } else if detach(dir)? {
+            notes.push(format!(
+                "{} is unmounted, and something still works in what was there",
+                dir.display()
+            ));
+        }
     }
-    Ok(Outcome::new(json!({ "unmounted": found })))
+    Ok(Outcome::new(json!({ "unmounted": found })).notes(notes))
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use be_core::chroot::Interrupted;
 use be_core::menu::Written;
-use be_core::name::EnvName;
+use be_core::name::{EnvName, Named};
 use be_core::portage::log::{Progress, render};
 use be_core::portage::pretend::Planned;
 use be_core::record::Phase;
@@ -11,6 +11,7 @@ use be_core::refusal::Refusal;
 use be_core::upgrade::{self, Kind, Outcome as Upgraded, Request, Watch};
 use serde_json::json;
 
+use crate::complete;
 use crate::context::Context;
 use crate::reporter::{Outcome, Reporter};
 
@@ -24,10 +25,16 @@ pub struct Args {
     #[arg(conflicts_with = "continued")]
     name: Option<EnvName>,
     /// Clone this environment instead of the running one.
-    #[arg(short = 'e', long, value_name = "ENV", conflicts_with = "continued")]
-    origin: Option<EnvName>,
+    #[arg(
+        short = 'e',
+        long,
+        value_name = "ENV[@SNAP]",
+        conflicts_with = "continued",
+        add = complete::both()
+    )]
+    origin: Option<Named>,
     /// Go on with an upgrade that failed or was cut off.
-    #[arg(long = "continue", value_name = "NAME")]
+    #[arg(long = "continue", value_name = "NAME", add = complete::environments())]
     continued: Option<EnvName>,
     /// Show what would be merged, and leave nothing behind.
     #[arg(long, conflicts_with = "continued")]

@@ -137,10 +137,19 @@ fn finish_clone(
     let (info, clone) = snapshot(session, home, &place, &based.base, Mode::Writable)?;
     tidy(&clone, &based.from, source)?;
     let mut member = Member::new(&source.mount, source.policy, info.uuid.to_string());
+    let taken = be_btrfs::subvolume_info(&based.from)?;
+    // What the original wrote since is newer than the snapshot, not than its base.
+    let original = source.original.as_ref();
+    let original =
+        original.filter(|uuid| taken.parent_uuid.is_some_and(|p| p.to_string() == **uuid));
+    let (of, generation) = match original {
+        Some(original) => (original, taken.otransid),
+        None => (&source.uuid, based.info.otransid),
+    };
     member.base = Some(Base {
         uuid: based.info.uuid.to_string(),
-        of: source.uuid.clone(),
-        generation: based.info.otransid,
+        of: of.clone(),
+        generation,
     });
     Ok((member, clone))
 }
@@ -185,7 +194,7 @@ fn tidy(clone: &Root, from: &Root, source: &Source) -> Result<()> {
     Ok(())
 }
 
-fn placeholder(clone: &Root, from: &Root, path: &Path) -> Result<()> {
+pub(super) fn placeholder(clone: &Root, from: &Root, path: &Path) -> Result<()> {
     let original = from.metadata(path)?;
     clone.rmdir(path)?;
     clone.mkdir(path, original.mode)?;

@@ -3,6 +3,8 @@
 
 mod clone;
 mod remove;
+mod rename;
+mod snapshot;
 
 use std::path::Path;
 
@@ -17,7 +19,7 @@ use crate::model::{GrubConfig, Inventory, Place};
 use crate::mount;
 use crate::name::EnvName;
 use crate::observe::read_config;
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Renaming, Step};
 use crate::record::{Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -48,12 +50,17 @@ pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> 
             menu: None,
             notes: plan.notes.clone(),
         },
+        announced: None,
     };
     let next = plan.steps.iter().skip(1).map(Some).chain([None]);
     for (step, next) in plan.steps.iter().zip(next) {
         tracing::info!("{step}");
-        work.run_on_full_disk(step, next)
-            .with_context(|| format!("could not {step}"))?;
+        if let Err(e) = work.run_on_full_disk(step, next) {
+            if let Some(names) = &work.announced {
+                rename::undo(session, names);
+            }
+            return Err(e).with_context(|| format!("could not {step}"));
+        }
     }
     if work.done.menu.is_none() {
         session.store.top.sync()?;
@@ -71,13 +78,18 @@ struct Work<'a> {
     /// The menu that the next step writes.
     prepared: Option<Prepared>,
     done: Done,
+    /// A rename that can still be undone: the menu does not have the new name yet.
+    announced: Option<Renaming>,
 }
 
 impl Work<'_> {
     /// What changes the menu must work on a full disk too: it is the way to make room.
     fn run_on_full_disk(&mut self, step: &Step, next: Option<&Step>) -> Result<()> {
         let first = self.run(step, next);
-        let repeatable = matches!(step, Step::WriteMenu { .. } | Step::Update(_));
+        let repeatable = matches!(
+            step,
+            Step::WriteMenu { .. } | Step::Update(_) | Step::EndRename(_)
+        );
         match first {
             Err(e) if repeatable && is_full(&e) && self.session.store.use_reserve()? => {
                 self.run(step, next)
@@ -135,10 +147,21 @@ impl Work<'_> {
                     }
                 };
                 self.done.menu = Some(prepared.write(session)?);
+                self.announced = None;
                 Ok(())
             }
             Step::Unmount(target) => mount::unmount(target),
             Step::Remove(removal) => remove::remove(session, &self.number, removal),
+            Step::RemoveSnapshot(removal) => snapshot::remove(session, &self.number, removal),
+            Step::Snapshot(spec) => snapshot::take(session, spec),
+            Step::Restore(spec) => snapshot::restore(session, &self.number, spec),
+            Step::Announce(names) => {
+                self.announced = Some(names.clone());
+                rename::announce(session, names)
+            }
+            Step::RewriteFstab(names) => rename::rewrite_fstab(session, names),
+            Step::Move(names) => rename::exchange(session, names),
+            Step::EndRename(names) => rename::end(session, names),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use be_btrfs::Uuid;
 
+use super::{rename, snapshot};
+use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Removal;
 use crate::record::Record;
@@ -27,7 +29,7 @@ pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Resu
     // made is seen here, because a mount follows the rename.
     if let Some(by) = in_use(number, &gone)? {
         dir.rename_noreplace(&gone, &home)?;
-        let name = removal.name.clone();
+        let name = removal.name.clone().into();
         return Err(Refusal::InUse { name, by }.into());
     }
     session.store.top.commit()?;
@@ -41,7 +43,7 @@ pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Resu
 
 /// Who has mounted something below this directory of the store; `number` is
 /// [`crate::model::Filesystem::number`].
-fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
+pub(super) fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
     let found = observe::uses(number)?
         .into_iter()
         .find(|u| u.subvolume.starts_with(at));
@@ -55,7 +57,21 @@ fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
 }
 
 /// Delete these subvolumes, then the directory if nothing else is in it.
-fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
+pub(super) fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
+    delete_subvolumes(session, at, subvolumes)?;
+    let dir = &session.store.dir;
+    dir.remove_tree(at)
+        .with_context(|| format!("/{} is left behind", at.display()))?;
+    // Also wakes the cleaner, so that the space comes back soon.
+    Ok(session.store.top.sync()?)
+}
+
+/// Delete these subvolumes where they are there.
+pub(super) fn delete_subvolumes(
+    session: &Session,
+    at: &Path,
+    subvolumes: &[(PathBuf, Uuid)],
+) -> Result<()> {
     let dir = &session.store.dir;
     for (path, uuid) in subvolumes {
         let path = at.join(path);
@@ -68,10 +84,7 @@ fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Resul
             .top
             .delete_subvolume(parent.fd(), name, *uuid)?;
     }
-    dir.remove_tree(at)
-        .with_context(|| format!("/{} is left behind", at.display()))?;
-    // Also wakes the cleaner, so that the space comes back soon.
-    Ok(session.store.top.sync()?)
+    Ok(())
 }
 
 /// Take away what an interrupted `be` left. Gives a sentence for each thing done.
@@ -90,7 +103,14 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
                 .remove_file(Path::new(Paths::GRUB).join(name))?;
         }
     }
+    sweep_links(session)?;
     for name in session.store.work(Paths::NEW) {
+        if let Some(snapshot) = snapshot_named(&name)
+            && matches!(snapshot::finish_new(session, &snapshot), Ok(true))
+        {
+            notes.push(format!("finished the snapshot {name}"));
+            continue;
+        }
         notes.push(match discard_new(session, &name) {
             Ok(()) => format!("removed what an interrupted command left of {name}"),
             Err(e) => format!("left /{}/{name} alone: {e:#}", Paths::NEW),
@@ -105,44 +125,78 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-/// An unfinished clone: a snapshot is ours if it descends from what was to be cloned, or from
-/// such a snapshot. Nobody else makes snapshots at these places.
+/// `ENV@SNAP`, as the directory of a snapshot that is at work is called.
+fn snapshot_named(name: &str) -> Option<Named> {
+    let named: Named = name.parse().ok()?;
+    named.snapshot.is_some().then_some(named)
+}
+
+/// Second names that no rename needs any more.
+fn sweep_links(session: &Session) -> Result<()> {
+    let links = session.store.links()?;
+    if links.is_empty() {
+        return Ok(());
+    }
+    let records = session.store.records()?;
+    if records.iter().any(|(_, record)| record.is_err()) {
+        // It may be the one that needs it.
+        return Ok(());
+    }
+    for name in links {
+        let needed = |record: &Record| {
+            let names = [&record.renaming, &record.renamed_from];
+            names.into_iter().flatten().any(|n| *n == name)
+        };
+        if !records
+            .iter()
+            .any(|(_, record)| record.as_ref().is_ok_and(needed))
+        {
+            rename::remove_link(session, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// An unfinished clone or snapshot: a subvolume is ours if it descends from what was to be
+/// cloned, from an environment or one of its snapshots, or from what was found to be ours
+/// here. Nobody else makes snapshots at these places.
 pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
+    if let Ok(env) = name.parse::<EnvName>()
+        && snapshot::finish_exchange(session, &env)?
+    {
+        return Ok(());
+    }
     let work = Path::new(Paths::NEW).join(name);
     let dir = &session.store.dir;
     let sources = dir.sub(&work)?.attribute(SOURCES)?.unwrap_or_default();
+    let records = session.store.records()?;
+    let recorded = records
+        .iter()
+        .filter_map(|(_, record)| record.as_ref().ok())
+        .flat_map(|record| {
+            let snapshots = record.snapshots.iter().flat_map(|s| &s.subvolumes);
+            let own = record.subvolumes.iter().map(|m| m.uuid.as_str());
+            own.chain(snapshots.map(|m| m.uuid.as_str()))
+        });
     let mut ancestors: Vec<Uuid> = String::from_utf8_lossy(&sources)
         .split(',')
+        .chain(recorded)
         .filter_map(|uuid| uuid.parse().ok())
         .collect();
-    let mut places = vec![PathBuf::from("base/root"), PathBuf::from("root")];
-    for place in ["base/vol", "vol"] {
-        let volumes = match dir.list(work.join(place)) {
-            Ok(list) => list,
-            Err(e) if e.is_not_found() => Vec::new(),
-            Err(e) => return Err(e.into()),
-        };
-        places.extend(
-            volumes
-                .into_iter()
-                .map(|(name, _)| Path::new(place).join(name)),
-        );
-    }
+    let tree = session.store.top.tree()?;
+    let mut found: Vec<_> = tree.iter().filter(|n| n.path.starts_with(&work)).collect();
+    // A base before the root that was made from it.
+    found.sort_by_key(|n| n.id);
     let mut ours = Vec::new();
-    for path in places {
-        let at = work.join(&path);
-        if !dir.exists(&at)? {
-            continue;
-        }
-        let info = be_btrfs::subvolume_info(&dir.sub(&at)?)?;
-        if !info
+    for node in found {
+        if !node
             .parent_uuid
             .is_some_and(|uuid| ancestors.contains(&uuid))
         {
-            bail!("/{} is not known to be made by be", at.display());
+            bail!("/{} is not known to be made by be", node.path.display());
         }
-        ancestors.push(info.uuid);
-        ours.push((path, info.uuid));
+        ancestors.push(node.uuid);
+        ours.push((node.path.strip_prefix(&work)?.to_owned(), node.uuid));
     }
     delete(session, &work, &ours)
 }
@@ -151,6 +205,9 @@ fn finish_gone(session: &Session, name: &str) -> Result<()> {
     let gone = Path::new(Paths::GONE).join(name);
     if let Some(by) = in_use(&session.observe()?.fs.number, &gone)? {
         bail!("{by}");
+    }
+    if let Some(snapshot) = snapshot_named(name) {
+        return snapshot::finish_gone(session, &snapshot);
     }
     let record = read_record(session, &gone, name)?;
     let ours: Vec<_> = record

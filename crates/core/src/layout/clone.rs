@@ -19,6 +19,8 @@ pub struct Source {
     pub from: PathBuf,
     /// Its UUID.
     pub uuid: String,
+    /// The UUID of what it is a snapshot of, if a snapshot is cloned.
+    pub original: Option<String>,
     /// Subvolumes in it, outermost only: a clone shows them as unusable empty directories.
     pub nested: Vec<PathBuf>,
     /// A clone has a copy of the store in it, to be taken out.
@@ -32,6 +34,7 @@ pub fn sources(root: &Subvolume, layout: &Layout) -> Vec<Source> {
         policy,
         from: subvolume.path.clone(),
         uuid: subvolume.uuid.clone(),
+        original: None,
         nested: nested.to_vec(),
         holds_store: subvolume.is_top_level(),
     };

@@ -45,7 +45,7 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
     }
     if !request.problems.is_empty() {
         return Err(Refusal::NotBootable {
-            name: request.name.clone(),
+            name: request.name.clone().into(),
             problems: request.problems.clone(),
         });
     }

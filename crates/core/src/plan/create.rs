@@ -3,9 +3,9 @@
 use chrono::{DateTime, FixedOffset};
 
 use super::{CloneSpec, Plan, Proofs, Step};
-use crate::layout::{self, Layout};
-use crate::model::Inventory;
-use crate::name::EnvName;
+use crate::layout::{self, Layout, Source};
+use crate::model::{Environment, Inventory, Subvolume};
+use crate::name::{EnvName, Named, SnapName};
 use crate::record::{Record, State, Upgrade};
 use crate::refusal::Refusal;
 
@@ -18,10 +18,10 @@ pub const MIN_FREE: u64 = 16 << 20;
 pub struct Create {
     /// Name of the new environment; a date without one.
     pub name: Option<EnvName>,
-    /// The environment to be cloned; the running one without one.
-    pub origin: Option<EnvName>,
     /// What the origin consists of.
     pub layout: Layout,
+    /// The environment, or the snapshot, to be cloned; the running one without one.
+    pub origin: Option<Named>,
     /// What its owner says of it.
     pub description: String,
     /// The time.
@@ -41,17 +41,20 @@ pub struct Create {
 pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refusal> {
     inv.writable()?;
     inv.undamaged()?;
-    let origin = inv.origin(request.origin.as_ref())?;
-    let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
-        name: origin.name().clone(),
-    })?;
-    if !origin.usable() && !origin.running {
+    let origin = match &request.origin {
+        Some(name) => inv.get(&name.env)?,
+        None => inv.running()?,
+    };
+    let snapshot = request.origin.as_ref().and_then(|n| n.snapshot.as_ref());
+    let (root, root_state) = source(origin, snapshot)?;
+    let is_running = origin.running && snapshot.is_none();
+    if !root_state.is_usable() && !is_running {
         return Err(Refusal::NotReady {
             name: origin.name().clone(),
-            state: origin.state().as_str(),
+            state: root_state.as_str(),
         });
     }
-    if origin.running {
+    if is_running {
         layout::supported(&inv.system)?;
         if let Some(path) = inv.system.swapfiles.first() {
             return Err(Refusal::Swapfile { path: path.clone() });
@@ -91,7 +94,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         );
     }
     plan.steps.push(Step::Clone(Box::new(CloneSpec {
-        sources: layout::sources(root, &request.layout),
+        sources: sources(origin, root, snapshot, &request.layout),
         fstab: layout::changes(&request.layout, &name, &inv.fs.uuid),
         boot: request.layout.boot.as_ref().map(|b| b.place.clone()),
         record,
@@ -107,6 +110,43 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         });
     }
     Ok((name, plan))
+}
+
+/// The root that is to be cloned, and the state that the system in it was in.
+fn source<'a>(
+    origin: &'a Environment,
+    snapshot: Option<&SnapName>,
+) -> Result<(&'a Subvolume, State), Refusal> {
+    let Some(name) = snapshot else {
+        let root = origin.root.as_ref().ok_or_else(|| Refusal::RootMissing {
+            name: origin.name().clone(),
+        })?;
+        return Ok((root, origin.state()));
+    };
+    let (taken, found) = origin.snapshot(name)?;
+    let root = found.root().ok_or_else(|| Refusal::SnapshotGone {
+        name: Named::snapshot(origin.name(), name),
+    })?;
+    Ok((root, taken.state))
+}
+
+/// What is to be cloned; where that are snapshots, also of what.
+fn sources(
+    origin: &Environment,
+    root: &Subvolume,
+    snapshot: Option<&SnapName>,
+    layout: &Layout,
+) -> Vec<Source> {
+    let mut sources = layout::sources(root, layout);
+    if snapshot.is_some() {
+        for source in &mut sources {
+            let original = origin.record.subvolumes.iter();
+            let mut original = original.filter(|m| m.mount == source.mount);
+            source.original = original.next().map(|m| m.uuid.clone());
+        }
+        sources[0].holds_store = origin.root.as_ref().is_some_and(Subvolume::is_top_level);
+    }
+    sources
 }
 
 /// What the menu boots now; before there is a menu, the running environment.
@@ -125,7 +165,7 @@ fn date_name(inv: &Inventory, now: DateTime<FixedOffset>) -> EnvName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{env, inventory, name, now};
+    use super::super::fixture::{env, inventory, name, now, snapshot};
     use super::*;
 
     fn request(text: Option<&str>) -> Create {
@@ -189,7 +229,7 @@ mod tests {
         inv.initialised = false;
         assert_eq!(refused(&inv, "new"), Refusal::NotInitialised);
         let mut from = request(Some("new"));
-        from.origin = Some(name("defautl"));
+        from.origin = Some(name("defautl").into());
         let refusal = create(&good, &from).unwrap_err();
         assert!(refusal.hint().contains("default"), "{refusal:?}");
     }
@@ -201,7 +241,34 @@ mod tests {
             env("broken", 300).state(State::Failed),
         ]);
         let mut from = request(Some("new"));
-        from.origin = Some(name("broken"));
+        from.origin = Some(name("broken").into());
         assert!(matches!(create(&inv, &from), Err(Refusal::NotReady { .. })));
+    }
+
+    #[test]
+    fn a_snapshot_is_cloned_as_it_was() {
+        let inv = inventory(vec![
+            env("default", 256).running().next(),
+            // It was well then, whatever became of it.
+            env("broken", 300)
+                .state(State::Failed)
+                .with(|e| snapshot(e, "good", 400)),
+        ]);
+        let mut from = request(Some("new"));
+        from.origin = Some("broken@good".parse().unwrap());
+        let (_, plan) = create(&inv, &from).unwrap();
+        let Step::Clone(spec) = &plan.steps[0] else {
+            panic!("{plan:?}");
+        };
+        let source = &spec.sources[0];
+        assert_eq!(source.from.to_str(), Some("@be/broken/snap/good/root"));
+        assert_eq!(source.uuid, "uuid-400");
+        assert_eq!(source.original.as_deref(), Some("uuid-300"));
+        assert_eq!(spec.record.origin.as_ref().unwrap().as_str(), "broken");
+        from.origin = Some("broken@nope".parse().unwrap());
+        assert!(matches!(
+            create(&inv, &from),
+            Err(Refusal::UnknownSnapshot { .. })
+        ));
     }
 }

@@ -1,11 +1,11 @@
 //! `be destroy`: only what `be` made, and nothing that is in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::create::default;
-use super::{Member, Plan, Proofs, Removal, Step};
-use crate::model::{Environment, Inventory};
-use crate::name::EnvName;
+use super::{Member, Plan, Proofs, Removal, SnapshotRemoval, Step};
+use crate::model::{Environment, Inventory, STORE};
+use crate::name::{EnvName, Named, SnapName};
 use crate::record::Record;
 use crate::refusal::Refusal;
 
@@ -25,8 +25,8 @@ pub struct Use {
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Destroy {
-    /// Which environments.
-    pub names: Vec<EnvName>,
+    /// Which environments and snapshots.
+    pub names: Vec<Named>,
     /// Unmount what is mounted in this namespace first.
     pub unmount: bool,
 }
@@ -41,13 +41,28 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
     let mut names: Vec<EnvName> = Vec::new();
     let mut removals = Vec::new();
     let mut unmounts = Vec::new();
-    for name in &request.names {
-        if !names.contains(name) {
-            let (removal, targets) = one(inv, uses, inv.get(name)?, request.unmount)?;
-            removals.push(removal);
-            unmounts.extend(targets);
-            names.push(name.clone());
-        }
+    let mut wanted = request.names.clone();
+    // An environment before its snapshots, which go with it.
+    wanted.sort();
+    wanted.dedup();
+    for Named { env, snapshot } in &wanted {
+        let found = inv.get(env)?;
+        let (removal, targets) = match snapshot {
+            None => {
+                let (removal, targets) = one(inv, uses, found, request.unmount)?;
+                names.push(env.clone());
+                (Step::Remove(removal), targets)
+            }
+            Some(snapshot) => {
+                let (removal, targets) = of_one(uses, found, snapshot, request.unmount)?;
+                if names.contains(env) {
+                    continue;
+                }
+                (Step::RemoveSnapshot(removal), targets)
+            }
+        };
+        removals.push(removal);
+        unmounts.extend(targets);
     }
     let mut plan = Plan::default();
     // First, because it is what can still be refused: something works there.
@@ -60,8 +75,81 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
             proofs: Proofs::Kept,
         });
     }
-    plan.steps.extend(removals.into_iter().map(Step::Remove));
+    plan.steps.extend(removals);
     Ok(plan)
+}
+
+/// A snapshot that is to go. It is always of our making, also that of an adopted system.
+fn of_one(
+    uses: &[Use],
+    env: &Environment,
+    snapshot: &SnapName,
+    unmount: bool,
+) -> Result<(SnapshotRemoval, Vec<PathBuf>), Refusal> {
+    let (taken, found) = env.snapshot(snapshot)?;
+    let name = Named::snapshot(env.name(), snapshot);
+    if env.busy {
+        return Err(Refusal::Busy {
+            what: format!("an upgrade works in {}", env.name()),
+        });
+    }
+    let own = Path::new(STORE)
+        .join(env.name().as_str())
+        .join(taken.place());
+    let (below, own): (_, Vec<_>) = (
+        Path::new("snap").join(snapshot.as_str()),
+        found
+            .subvolumes
+            .iter()
+            .flatten()
+            .map(|s| &s.path)
+            .chain([&own])
+            .collect(),
+    );
+    let nested = env.foreign.iter().filter(|f| f.starts_with(&below));
+    let nested: Vec<_> = nested.cloned().collect();
+    if !nested.is_empty() {
+        return Err(Refusal::Nested {
+            name: env.name().clone(),
+            paths: nested,
+        });
+    }
+    let used = uses
+        .iter()
+        .filter(|u| own.iter().any(|path| u.subvolume.starts_with(path)));
+    let targets = unmounts(used, &name, unmount)?;
+    let subvolumes = taken.made().map(|(path, uuid)| Member {
+        path,
+        uuid: uuid.to_owned(),
+    });
+    let subvolumes = subvolumes.collect();
+    Ok((SnapshotRemoval { name, subvolumes }, targets))
+}
+
+/// What has to be unmounted, innermost first, if that is wanted and can be done from here.
+fn unmounts<'a>(
+    uses: impl Iterator<Item = &'a Use>,
+    name: &Named,
+    unmount: bool,
+) -> Result<Vec<PathBuf>, Refusal> {
+    let (mine, foreign): (Vec<_>, Vec<_>) = uses.partition(|u| u.here && unmount);
+    if let Some(u) = foreign.first() {
+        return Err(Refusal::InUse {
+            by: if u.here {
+                format!("it is mounted at {}", u.target.display())
+            } else {
+                format!(
+                    "it is mounted at {} in the mount namespace of process {}",
+                    u.target.display(),
+                    u.pid
+                )
+            },
+            name: name.clone(),
+        });
+    }
+    let mut targets: Vec<_> = mine.iter().map(|u| u.target.clone()).collect();
+    targets.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
+    Ok(targets)
 }
 
 /// What of an environment is to be deleted.
@@ -93,6 +181,9 @@ fn one(
     if env.record.adopted {
         return Err(Refusal::NotMade { name });
     }
+    if env.record.pinned {
+        return Err(Refusal::Pinned { name });
+    }
     if env.busy {
         return Err(Refusal::Busy {
             what: format!("an upgrade works in {name}"),
@@ -106,42 +197,21 @@ fn one(
         let paths = env.foreign.clone();
         return Err(Refusal::Nested { name, paths });
     }
-    let home = PathBuf::from(crate::model::STORE).join(name.as_str());
-    let (mine, foreign): (Vec<_>, Vec<_>) = uses
-        .iter()
-        .filter(|u| u.subvolume.starts_with(&home))
-        .partition(|u| u.here && unmount);
-    if let Some(u) = foreign.first() {
-        return Err(Refusal::InUse {
-            by: if u.here {
-                format!("it is mounted at {}", u.target.display())
-            } else {
-                format!(
-                    "it is mounted at {} in the mount namespace of process {}",
-                    u.target.display(),
-                    u.pid
-                )
-            },
-            name,
-        });
-    }
-    let mut unmount: Vec<_> = mine.iter().map(|u| u.target.clone()).collect();
-    // Innermost first.
-    unmount.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
+    let home = Path::new(STORE).join(name.as_str());
+    let used = uses.iter().filter(|u| u.subvolume.starts_with(&home));
+    let unmount = unmounts(used, &name.clone().into(), unmount)?;
     let subvolumes = removal_list(&env.record);
     Ok((Removal { name, subvolumes }, unmount))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::super::fixture::{env, inventory, name};
+    use super::super::fixture::{env, inventory, name, snapshot};
     use super::*;
 
     fn request(names: &[&str]) -> Destroy {
         Destroy {
-            names: names.iter().map(|n| name(n)).collect(),
+            names: names.iter().map(|n| n.parse().unwrap()).collect(),
             unmount: false,
         }
     }
@@ -178,6 +248,7 @@ mod tests {
             env("busy", 303).with(|e| e.busy = true),
             env("nest", 304).with(|e| e.foreign = vec!["root/var/lib/machines".into()]),
             env("set-default", 5),
+            env("pinned", 305).with(|e| e.record.pinned = true),
         ]);
         let refused = |n: &str| destroy(&inv, &[], &request(&["old", n])).unwrap_err();
         assert!(matches!(refused("default"), Refusal::Running { .. }));
@@ -191,6 +262,15 @@ mod tests {
             Refusal::DefaultSubvolume { .. }
         ));
         assert!(matches!(refused("nowhere"), Refusal::Unknown { .. }));
+        assert!(matches!(refused("pinned"), Refusal::Pinned { .. }));
+        assert!(matches!(
+            refused("old@nope"),
+            Refusal::UnknownSnapshot { .. }
+        ));
+        assert!(matches!(
+            refused("pinned@nope"),
+            Refusal::UnknownSnapshot { .. }
+        ));
     }
 
     #[test]
@@ -217,5 +297,46 @@ mod tests {
             ..at(false)
         };
         assert!(destroy(&inv, &[other], &force).is_ok());
+    }
+
+    #[test]
+    fn snapshots_go_alone_or_with_their_environment() {
+        let inv = inventory(vec![
+            env("default", 256).running().next().with(|e| {
+                e.record.adopted = true;
+                snapshot(e, "a", 400);
+            }),
+            env("old", 300).with(|e| snapshot(e, "b", 401)),
+        ]);
+        let steps = |names: &[&str]| destroy(&inv, &[], &request(names)).unwrap().steps;
+        let [Step::RemoveSnapshot(removal)] = &steps(&["default@a", "default@a"])[..] else {
+            panic!();
+        };
+        assert_eq!(removal.name.to_string(), "default@a");
+        assert_eq!(removal.subvolumes[0].path, Path::new("root"));
+        let [Step::Remove(removal)] = &steps(&["old@b", "old"])[..] else {
+            panic!();
+        };
+        let paths: Vec<_> = removal
+            .subvolumes
+            .iter()
+            .map(|m| m.path.to_str().unwrap())
+            .collect();
+        assert_eq!(paths, ["root", "snap/b/root"]);
+        let mounted = Use {
+            subvolume: "@be/old/snap/b/root".into(),
+            target: "/mnt".into(),
+            pid: 7,
+            here: true,
+        };
+        for names in [&["old"][..], &["old@b"], &["default@a", "old@b"]] {
+            let uses = [mounted.clone()];
+            let refusal = destroy(&inv, &uses, &request(names)).unwrap_err();
+            assert!(matches!(refusal, Refusal::InUse { .. }), "{refusal:?}");
+            let mut force = request(names);
+            force.unmount = true;
+            let plan = destroy(&inv, &uses, &force).unwrap();
+            assert!(matches!(plan.steps[0], Step::Unmount(_)));
+        }
     }
 }

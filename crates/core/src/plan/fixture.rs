@@ -3,11 +3,12 @@
 use chrono::{DateTime, FixedOffset};
 
 use crate::layout::Layout;
+use crate::model::SnapshotState;
 use crate::model::{
     Environment, Filesystem, GrubConfig, Inventory, MenuState, Place, Subvolume, System,
 };
-use crate::name::EnvName;
-use crate::record::{Member, Policy, Record, State};
+use crate::name::{EnvName, SnapName};
+use crate::record::{Member, Policy, Record, Snapshot, SnapshotMember, State};
 
 pub(crate) fn now() -> DateTime<FixedOffset> {
     DateTime::parse_from_rfc3339("2026-11-20T01:02:03+01:00").unwrap()
@@ -31,7 +32,27 @@ pub(crate) fn env(text: &str, id: u64) -> Builder {
         path: format!("@be/{text}/root").into(),
         generation: 10,
     };
-    Builder(Environment::new(record, Some(root)))
+    let mut env = Environment::new(record, Some(root.clone()));
+    env.subvolumes = vec![Some(root)];
+    Builder(env)
+}
+
+/// A snapshot of the root, with this id.
+pub(crate) fn snapshot(env: &mut Environment, text: &str, id: u64) {
+    let name = SnapName::parse(text).unwrap();
+    let uuid = format!("uuid-{id}");
+    let mut snapshot = Snapshot::new(name, now(), State::Confirmed);
+    snapshot.subvolumes = vec![SnapshotMember::new("/", uuid.clone(), Vec::new())];
+    env.snapshots.push(SnapshotState {
+        subvolumes: vec![Some(Subvolume {
+            id,
+            uuid,
+            path: format!("@be/{}/snap/{text}/root", env.name()).into(),
+            generation: 10,
+        })],
+        mounted: Vec::new(),
+    });
+    env.record.snapshots.push(snapshot);
 }
 
 impl Builder {

@@ -6,6 +6,10 @@ mod create;
 mod destroy;
 mod init;
 mod layout;
+mod note;
+mod rename;
+mod restore;
+mod snapshot;
 mod step;
 
 pub use activate::{Activate, activate, rollback_target};
@@ -14,7 +18,14 @@ pub(crate) use destroy::removal_list;
 pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
 pub use layout::set_policy;
-pub use step::{CloneSpec, Member, Plan, Proofs, Removal, Step};
+pub use note::{describe, pin};
+pub use rename::{Rename, rename, unfinished};
+pub use restore::{Restore, restore};
+pub use snapshot::{Snapshot, snapshot};
+pub use step::{
+    CloneSpec, Member, Plan, Proofs, Removal, Renaming, RestoreSpec, SnapshotRemoval, SnapshotSpec,
+    Step,
+};
 
 #[cfg(test)]
 pub(crate) mod fixture;

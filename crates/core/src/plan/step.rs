@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::fstab::Change;
 use crate::layout::Source;
 use crate::model::GrubConfig;
-use crate::name::EnvName;
-use crate::record::{Boot, Policy, Record};
+use crate::name::{EnvName, Named};
+use crate::record::{Boot, Policy, Record, Snapshot};
 
 /// An ordered list of steps, with what a person should know of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,58 @@ pub enum Step {
     Unmount(PathBuf),
     /// Take an environment out of the store and delete its subvolumes.
     Remove(Removal),
+    /// Delete a snapshot of an environment.
+    RemoveSnapshot(SnapshotRemoval),
+    /// Take a read-only snapshot of an environment.
+    Snapshot(Box<SnapshotSpec>),
+    /// Put an environment back to a snapshot, by one exchange.
+    Restore(RestoreSpec),
+    /// Let the new name lead to an environment as well as its own, and note it down.
+    Announce(Renaming),
+    /// Write the new name into the fstab of an environment that has both names.
+    RewriteFstab(Renaming),
+    /// Exchange the two names: the directory has the new one.
+    Move(Renaming),
+    /// Let go of the old name.
+    EndRename(Renaming),
+}
+
+/// How to take a snapshot of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// Of which one.
+    pub env: EnvName,
+    /// What the record will say of it; the subvolumes are filled in when they are known.
+    pub snapshot: Snapshot,
+    /// The subvolumes, the root first.
+    pub members: Vec<Source>,
+}
+
+/// How to put an environment back to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSpec {
+    /// Which environment.
+    pub env: EnvName,
+    /// To this snapshot of it.
+    pub snapshot: Snapshot,
+}
+
+/// A snapshot that is to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRemoval {
+    /// Which one.
+    pub name: Named,
+    /// Its subvolumes, with paths below its directory.
+    pub subvolumes: Vec<Member>,
+}
+
+/// An environment that gets another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renaming {
+    /// Its name.
+    pub from: EnvName,
+    /// The other one.
+    pub to: EnvName,
 }
 
 /// Whether to believe what was proven of an environment that nobody wrote to since.
@@ -150,6 +202,29 @@ impl fmt::Display for Step {
                     removal.subvolumes.len()
                 )
             }
+            Step::RemoveSnapshot(removal) => write!(f, "delete the snapshot {}", removal.name),
+            Step::Snapshot(spec) => {
+                let name = Named::snapshot(&spec.env, &spec.snapshot.name);
+                let count = spec.members.len();
+                let more = if count == 1 { "" } else { "s" };
+                write!(f, "snapshot {count} subvolume{more} as {name}")
+            }
+            Step::Restore(spec) => {
+                let name = Named::snapshot(&spec.env, &spec.snapshot.name);
+                write!(f, "put {} back to {name}", spec.env)
+            }
+            Step::Announce(names) => {
+                write!(f, "let /@be/{} lead to {} as well", names.to, names.from)
+            }
+            Step::RewriteFstab(names) => {
+                write!(
+                    f,
+                    "write /@be/{} into /etc/fstab of {}",
+                    names.to, names.from
+                )
+            }
+            Step::Move(names) => write!(f, "rename /@be/{} to /@be/{}", names.from, names.to),
+            Step::EndRename(names) => write!(f, "let go of the name {}", names.from),
         }
     }
 }

@@ -77,7 +77,7 @@ impl Work<'_> {
         }
         if !bootable {
             return Err(Refusal::NotBootable {
-                name: self.record.name.clone(),
+                name: self.record.name.clone().into(),
                 problems: found.problems,
             }
             .into());

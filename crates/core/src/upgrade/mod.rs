@@ -18,7 +18,7 @@ use chrono::{DateTime, FixedOffset};
 use crate::chroot::Interrupted;
 use crate::execute::{execute, sweep};
 use crate::model::Inventory;
-use crate::name::EnvName;
+use crate::name::{EnvName, Named};
 use crate::plan::{self, Plan, Removal, Step};
 use crate::record::{Phase, Record, State, Upgrade};
 use crate::refusal::{NothingToDo, Refusal};
@@ -50,7 +50,7 @@ pub enum Kind {
         /// Its name; a date without one.
         name: Option<EnvName>,
         /// What to clone; the running one without one.
-        origin: Option<EnvName>,
+        origin: Option<Named>,
     },
     /// Go on in this one.
     Continue(EnvName),
@@ -135,7 +135,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
         Kind::New { name, origin } => {
             let create = plan::Create {
                 name: name.clone(),
-                layout: session.layout(inv, inv.origin(origin.as_ref())?)?,
+                layout: session.layout(inv, origin.as_ref())?,
                 origin: origin.clone(),
                 description: String::new(),
                 now: request.now,
@@ -266,7 +266,11 @@ fn unused(session: &Session, inv: &Inventory, name: &EnvName) -> Result<()> {
                 u.pid
             );
             let name = name.clone();
-            Err(Refusal::InUse { name, by }.into())
+            Err(Refusal::InUse {
+                name: name.into(),
+                by,
+            }
+            .into())
         }
         None => Ok(()),
     }
