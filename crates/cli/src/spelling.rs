@@ -70,7 +70,7 @@ const OPTIONS: [(&str, char, &str); 7] = [
     (
         "list",
         'D',
-        "be list --json: what each takes alone is \"referenced\" in \"space\"",
+        "be list --json has \"referenced\" in \"space\", where it is known",
     ),
     (
         "mount",
@@ -242,6 +242,20 @@ mod tests {
                 "{refusal}"
             );
             assert!(!refusal.hint().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_in_the_manual() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../man/be-beadm.7");
+        let manual = std::fs::read_to_string(path).unwrap();
+        for (verb, _) in VERBS {
+            assert!(manual.contains(verb), "{verb}");
+        }
+        for (verb, option, _) in OPTIONS {
+            // `mount -o` is what others say to mount(8).
+            let option = format!("{verb} -{option}");
+            assert!(option == "mount -o" || manual.contains(&option), "{option}");
         }
     }
 

@@ -108,6 +108,8 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let menu = menu_state(store, &root_dir, &system, &environments, header);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));
+    let renaming = environments.iter().filter(|e| e.record.renaming.is_some());
+    leftovers.extend(renaming.map(|e| e.name().to_string()));
     Ok(Inventory {
         sysroot: sysroot.to_owned(),
         fs,

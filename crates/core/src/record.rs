@@ -429,7 +429,8 @@ impl Record {
         let mut record: Record = serde_json::from_str(text).map_err(|e| e.to_string())?;
         // A rename that was cut off: the directory has the new name, the record not yet.
         if let Some(new) = record.renaming.clone().filter(|n| n.as_str() == dir) {
-            record.renamed_from = Some(std::mem::replace(&mut record.name, new));
+            let old = std::mem::replace(&mut record.name, new);
+            record.renamed_from = Some(old).filter(|old| *old != record.name);
         }
         if record.name.as_str() != dir {
             return Err(format!("it is the record of {:?}", record.name.as_str()));
@@ -510,7 +511,11 @@ mod tests {
         let text = FIXTURE.replace("\"pinned\"", "\"renaming\": \"new\",\n  \"pinned\"");
         let old = Record::parse(&text, "2026-11-20").unwrap();
         assert_eq!(old.name.as_str(), "2026-11-20");
-        assert_eq!(Record::parse(&text, "new").unwrap().name.as_str(), "new");
+        let new = Record::parse(&text, "new").unwrap();
+        assert_eq!(new.name.as_str(), "new");
+        assert_eq!(new.renamed_from.as_ref().unwrap(), &old.name);
+        let again = Record::parse(&new.to_text().unwrap(), "new").unwrap();
+        assert_eq!((again.renaming, again.renamed_from), (Some(new.name), None));
         assert!(Record::parse(&text, "other").is_err());
     }
 

@@ -80,8 +80,10 @@ pub(super) fn end(session: &Session, names: &Renaming) -> Result<()> {
 /// by the next be.
 pub(super) fn undo(session: &Session, names: &Renaming) {
     let undo = || -> Result<()> {
-        write_fstab(session, &names.from, &names.from)?;
         let mut record = read(session, &names.from)?;
+        if !record.adopted {
+            write_fstab(session, &names.from, &names.from)?;
+        }
         record.renaming = None;
         let dir = Paths::environment(&names.from);
         session.store.write_record(&dir, &record)?;
@@ -92,11 +94,13 @@ pub(super) fn undo(session: &Session, names: &Renaming) {
     }
 }
 
-/// Remove a second name. Never an environment: that is no link.
+/// Remove a second name; what is no link stays.
 pub(super) fn remove_link(session: &Session, name: &EnvName) -> Result<()> {
-    match session.store.dir.remove_file(Paths::environment(name)) {
-        Err(e) if !e.is_not_found() => Err(e.into()),
-        _ => Ok(()),
+    let dir = &session.store.dir;
+    let path = Paths::environment(name);
+    match dir.readlink(&path) {
+        Ok(_) => Ok(dir.remove_file(&path)?),
+        Err(_) => Ok(()),
     }
 }
 

@@ -77,7 +77,10 @@ pub fn unfinished(inv: &Inventory) -> Option<(Renaming, Plan)> {
         steps,
         notes: Vec::new(),
     };
-    if let Some(from) = env.record.renamed_from.clone() {
+    if env.name() == &to {
+        // Without its old name nothing of it is left but the note in the record.
+        let from = env.record.renamed_from.clone();
+        let from = from.unwrap_or_else(|| to.clone());
         let names = Renaming { from, to };
         let steps = after_the_move(inv, &names);
         return Some((names, plan(steps)));
