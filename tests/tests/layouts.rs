@@ -130,6 +130,22 @@ fn packages_in_subvolumes_of_their_own_are_cloned() -> Result<()> {
     assert_eq!(system.read("/var/log/messages")?, "of all\nmore\n");
     ensure!(!system.path("/var/lib/machines/x").exists());
 
+    // Mounted to look at, too; and gone at once.
+    let before_mount = system.host()?;
+    let dir = system.be.run(&["mount", "new"]).done().stdout;
+    assert_eq!(
+        fs::read_to_string(format!("{}/opt/tool", dir.trim()))?,
+        "2\n"
+    );
+    system.refuses(REFUSED, &["destroy", "-y", "new"], &["mounted"])?;
+    system.be.run(&["umount", "new"]).done();
+    ensure!(system.host_changes(&before_mount)? == NOTHING);
+
+    // What changes in the running system meanwhile is told, wherever it lies.
+    system.write("/var/lib/changed", "")?;
+    let told = system.be.run(&["-n", "activate", "new"]).done();
+    ensure!(told.stderr.contains("/var/lib/changed"), "{}", told.stderr);
+
     // As it will be at boot.
     let (root, be) = system.mount_root_of("new")?;
     be_tests::system::mount_all(system.device().node(), root.path())?;
@@ -206,6 +222,48 @@ fn the_owner_chooses() -> Result<()> {
     );
     drop(root);
     system.be.run(&["destroy", "-y", "a", "b"]).done();
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_is_late_is_cloned_when_activated() -> Result<()> {
+    let system = System::small()?;
+    let _db = mounted(&system, "@db", "/srv/db")?;
+    system.be.run(&["init"]).done();
+    system.be.run(&["layout", "set", "/srv/db", "late"]).done();
+    system.write("/srv/db/rows", "1\n")?;
+    system.be.run(&["create", "new"]).done();
+    let rows = || fs::read_to_string(system.top("@be/new/vol/srv-db/rows"));
+    assert_eq!(rows()?, "1\n");
+    ensure!(!system.top("@be/new/base/vol").exists());
+    let paths = system.subvolume_paths()?;
+    for (count, text) in [(1, "1\n2\n"), (2, "1\n2\n3\n")] {
+        system.write("/srv/db/rows", text)?;
+        system.be.run(&["activate", "new"]).done();
+        assert_eq!(rows()?, text, "{count}");
+        assert_eq!(system.subvolume_paths()?, paths);
+    }
+    // In use, it is left alone, and nothing is switched.
+    system.be.run(&["activate", "default"]).done();
+    let dir = system.be.run(&["mount", "new"]).done().stdout;
+    system.refuses(REFUSED, &["activate", "new"], &["in use"])?;
+    ensure!(system.menu_default()? == "default");
+    system.be.run(&["umount", dir.trim()]).done();
+
+    // One that was booted has a database of its own.
+    let (root, be) = system.mount_root_of("new")?;
+    be.run(&["activate", "new"]).done();
+    drop(root);
+    assert_eq!(rows()?, "1\n2\n3\n");
+    system
+        .be
+        .run(&["destroy", "-y", "new"])
+        .exits(REFUSED)
+        .says(&["next"]);
+    system.be.run(&["activate", "default"]).done();
+    system.be.run(&["destroy", "-y", "new"]).done();
+    assert_eq!(system.subvolume_paths()?, ["@", "@db"]);
     Ok(())
 }
 

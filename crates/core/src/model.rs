@@ -178,6 +178,13 @@ impl Environment {
         })
     }
 
+    /// Its subvolumes besides the root that are there: where each is mounted, and its path
+    /// from the top level; sorted by the former.
+    pub fn volumes(&self) -> Vec<(PathBuf, PathBuf)> {
+        let mounts = self.record.subvolumes.iter().map(|m| m.mount.as_str());
+        volumes(mounts.zip(&self.subvolumes))
+    }
+
     /// `N`, `R` and `T` concatenated, or `-`.
     pub fn active(&self) -> String {
         let flags: String = [(self.running, 'N'), (self.next, 'R')]
@@ -424,6 +431,18 @@ impl System {
 /// The directory of an environment, from the top level.
 fn home(name: &EnvName) -> PathBuf {
     Path::new(STORE).join(name.as_str())
+}
+
+/// The subvolumes besides the root that are there, of all these with their mounts.
+pub(crate) fn volumes<'a>(
+    all: impl Iterator<Item = (&'a str, &'a Option<Subvolume>)>,
+) -> Vec<(PathBuf, PathBuf)> {
+    let mut volumes: Vec<_> = all
+        .filter(|(mount, _)| *mount != "/")
+        .filter_map(|(mount, found)| Some((mount.into(), found.as_ref()?.path.clone())))
+        .collect();
+    volumes.sort();
+    volumes
 }
 
 /// Levenshtein's distance, for "did you mean".

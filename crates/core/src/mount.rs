@@ -5,12 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use be_btrfs::Root;
 use nix::errno::Errno;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::model::Inventory;
+use crate::model::volumes;
 use crate::name::Named;
+use crate::observe::read_mountinfo;
 use crate::refusal::Refusal;
 use crate::session::Session;
 
@@ -33,6 +36,8 @@ pub struct Subject {
     pub name: Named,
     /// Its root subvolume, from the top level.
     root: PathBuf,
+    /// Its other subvolumes, each with the place where it is mounted, sorted by that.
+    volumes: Vec<(PathBuf, PathBuf)>,
     /// Where that is mounted already.
     mounted: Vec<PathBuf>,
 }
@@ -56,8 +61,17 @@ pub fn subject(inv: &Inventory, name: &Named) -> Result<Subject, Refusal> {
             (found.root().ok_or_else(gone)?, &found.mounted)
         }
     };
+    let volumes = match &name.snapshot {
+        None => env.volumes(),
+        Some(snapshot) => {
+            let (taken, found) = env.snapshot(snapshot)?;
+            let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
+            volumes(mounts.zip(&found.subvolumes))
+        }
+    };
     Ok(Subject {
         name: name.clone(),
+        volumes,
         root: root.path.clone(),
         mounted: mounted.clone(),
     })
@@ -113,8 +127,20 @@ fn is_mount_point(dir: &Path) -> bool {
         .is_some_and(|above| device(above) != device(dir))
 }
 
-/// Mount it at `target`.
+/// Mount it at `target`: its root, and its other subvolumes in their places.
+///
+/// # Errors
+/// When something of it cannot be mounted; nothing is then.
 pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
+    let done = mount_all(session, subject, target);
+    if done.is_err() {
+        // The failure is what counts.
+        let _undone = unmount(target);
+    }
+    done
+}
+
+fn mount_all(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
     if target.starts_with(OWN) {
         fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     }
@@ -126,7 +152,17 @@ pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> 
         target,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .with_context(|| format!("cannot mount {} at {}", subject.name, target.display()))
+    .with_context(|| format!("cannot mount {} at {}", subject.name, target.display()))?;
+    let root = Root::open(target)?;
+    for (place, path) in &subject.volumes {
+        let tree = session.store.top.clone_mount(path)?;
+        let at = root.mount_point(place)?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&tree, "", &at, "", flags)
+            .with_context(|| format!("cannot mount {} of {}", place.display(), subject.name))?;
+    }
+    Ok(())
 }
 
 /// The mounts that `be umount WHAT` is to end, innermost first.
@@ -175,11 +211,38 @@ pub fn find(inv: &Inventory, what: &str) -> Result<Vec<PathBuf>, Refusal> {
     Ok(found)
 }
 
-/// Unmount, and remove the directory if `be` made it.
+/// Unmount it with its other subvolumes, and remove the directory if `be` made it.
 ///
 /// # Errors
-/// [`Refusal::InUse`] if something works there: nothing is unmounted lazily.
+/// [`Refusal::MountBusy`] if something works there: nothing is unmounted lazily.
 pub fn unmount(target: &Path) -> Result<()> {
+    for volume in volumes_below(target)? {
+        unmount_one(&volume)?;
+    }
+    unmount_one(target)?;
+    remove_own(target)
+}
+
+/// The subvolumes of the same filesystem that are mounted below a mount, innermost first;
+/// none if something else is mounted there, which is not ours to unmount.
+fn volumes_below(target: &Path) -> Result<Vec<PathBuf>> {
+    let rows = read_mountinfo("self")?;
+    let Some(root) = rows.iter().rev().find(|r| r.target == target) else {
+        return Ok(Vec::new());
+    };
+    let below = rows
+        .iter()
+        .filter(|r| r.target != target && r.target.starts_with(target));
+    let (ours, others): (Vec<_>, Vec<_>) = below.partition(|r| r.device == root.device);
+    if !others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut targets: Vec<_> = ours.into_iter().map(|r| r.target.clone()).collect();
+    targets.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
+    Ok(targets)
+}
+
+fn unmount_one(target: &Path) -> Result<()> {
     match nix::mount::umount2(target, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => {}
         Err(Errno::EBUSY) => {
@@ -190,7 +253,7 @@ pub fn unmount(target: &Path) -> Result<()> {
         }
         Err(e) => return Err(e).with_context(|| format!("cannot unmount {}", target.display())),
     }
-    remove_own(target)
+    Ok(())
 }
 
 /// Unmount it where something works there: it is gone from the tree at once, and what works

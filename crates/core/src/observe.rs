@@ -181,12 +181,13 @@ fn member_of<'a>(tree: &'a Tree, record: &Record, member: &Member) -> Option<&'a
     if member.mount == "/" {
         return root_of(tree, record);
     }
-    let uuid: Uuid = member.uuid.parse().ok()?;
     if record.adopted {
-        return tree.by_uuid(uuid);
+        return tree.by_uuid(member.uuid.parse().ok()?);
     }
+    let uuids = std::iter::once(&member.uuid).chain(&member.replacement);
+    let mut uuids = uuids.filter_map(|uuid| uuid.parse::<Uuid>().ok());
     tree.by_path(Paths::environment(&record.name).join(member.place()))
-        .filter(|n| n.uuid == uuid)
+        .filter(|n| uuids.any(|uuid| n.uuid == uuid))
 }
 
 /// The subvolumes of a snapshot that are at their place, with the UUIDs of the record.

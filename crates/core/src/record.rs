@@ -31,6 +31,11 @@ pub enum State {
 }
 
 impl State {
+    /// Whether it was booted: what is in it is its own from then on.
+    pub fn was_booted(self) -> bool {
+        matches!(self, State::Trial | State::Confirmed | State::Bad)
+    }
+
     /// The word used in the record, in JSON and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,6 +94,10 @@ pub struct Member {
     /// The subvolume's UUID: the only proof that this is the one meant. Nil only for a
     /// top level made by a mkfs.btrfs older than 4.16.
     pub uuid: String,
+    /// The UUID of the subvolume that takes its place, while `be activate` is at work on it
+    /// or was cut off: it is one or the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<String>,
     /// The read-only snapshot that it was cloned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
@@ -103,6 +112,7 @@ impl Member {
             mount: mount.to_owned(),
             policy,
             uuid,
+            replacement: None,
             base: None,
             extra: Map::new(),
         }
@@ -405,7 +415,9 @@ impl Record {
         let own = self.subvolumes.iter().filter(|_| !self.adopted);
         own.flat_map(|member| {
             let base = member.base.as_ref();
-            std::iter::once((member.place(), member.uuid.as_str()))
+            let uuids = std::iter::once(&member.uuid).chain(&member.replacement);
+            uuids
+                .map(|uuid| (member.place(), uuid.as_str()))
                 .chain(base.map(|b| (Path::new("base").join(member.place()), b.uuid.as_str())))
         })
         .chain(self.snapshots.iter().flat_map(|s| {

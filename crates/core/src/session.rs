@@ -102,33 +102,15 @@ impl Session {
         let root = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
             name: env.name().clone(),
         })?;
-        self.whole_of(&env.record, &root.path)
+        Whole::open(&self.store, &root.path, env.volumes())
     }
 
-    /// As [`Session::whole`], with its root subvolume from the top level.
-    pub(crate) fn whole_of(&self, record: &Record, root: &Path) -> Result<Whole> {
+    /// As [`Session::whole`], of an environment in the store, by its record alone.
+    pub(crate) fn whole_of(&self, record: &Record) -> Result<Whole> {
+        let home = Paths::environment(&record.name);
         let others = record.subvolumes.iter().filter(|m| m.mount != "/");
-        let volumes = match record.adopted {
-            false => {
-                let home = Paths::environment(&record.name);
-                others
-                    .map(|m| (m.mount.clone().into(), home.join(m.place())))
-                    .collect()
-            }
-            true => {
-                let others: Vec<_> = others.collect();
-                let tree = match others.is_empty() {
-                    true => Default::default(),
-                    false => self.store.top.tree()?,
-                };
-                let found = |m: &&Member| {
-                    let node = tree.by_uuid(m.uuid.parse().ok()?)?;
-                    Some((m.mount.clone().into(), node.path.clone()))
-                };
-                others.iter().filter_map(found).collect()
-            }
-        };
-        Whole::open(&self.store, root, volumes)
+        let volumes = others.map(|m| (m.mount.clone().into(), home.join(m.place())));
+        Whole::open(&self.store, &home.join("root"), volumes.collect())
     }
 
     /// As [`Session::whole`], the system as it was when the environment was cloned.
@@ -235,17 +217,12 @@ impl Session {
                 target,
             })
             .collect();
-        let home = Paths::environment(env.name());
-        let own = env.record.subvolumes.iter().filter(|m| m.mount != "/");
-        job.volumes = own
-            .filter(|_| !env.record.adopted)
-            .map(|m| Bind {
-                source: home.join(m.place()),
-                target: m.mount.clone().into(),
-            })
+        // What lies in another comes after it.
+        let volumes = env.volumes().into_iter();
+        job.volumes = volumes
+            .map(|(target, source)| Bind { source, target })
             .collect();
-        // What lies in another comes after it; two mounts at one place are none of ours.
-        job.volumes.sort_by(|a, b| a.target.cmp(&b.target));
+        // Two mounts at one place are none of ours.
         job.binds.retain(|bind| {
             let own = |m: &Member| Path::new(&m.mount) == bind.target;
             !env.record.subvolumes.iter().any(own)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::model::{Environment, Inventory};
+use crate::record::Policy;
 use crate::session::Session;
 
 /// Where people and daemons keep what would be missed.
@@ -87,24 +88,37 @@ pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Res
     if running.name() == env.name() {
         return Ok(left);
     }
-    let base = env.record.root().and_then(|m| m.base.as_ref());
-    let Some((base, root)) = base
-        .zip(running.root.as_ref())
-        .filter(|(b, r)| b.of == r.uuid)
-    else {
-        left.unrelated = true;
-        return Ok(left);
+    let here = |mount: &str| {
+        let mut members = running.record.subvolumes.iter().zip(&running.subvolumes);
+        members.find(|(m, _)| m.mount == mount)?.1.as_ref()
     };
-    let base_id = base
-        .uuid
-        .parse()
-        .ok()
-        .and_then(|uuid| session.store.top.tree().ok()?.by_uuid(uuid).map(|n| n.id));
-    let under: Vec<_> = WATCHED.iter().map(Path::new).collect();
-    let changed = session
-        .store
-        .top
-        .changed_files(root.id, base.generation, base_id, &under)?;
+    let tree = session.store.top.tree()?;
+    let mut changed = Vec::new();
+    for member in &env.record.subvolumes {
+        let base = member.base.as_ref().zip(here(&member.mount));
+        let Some((base, now)) = base.filter(|(base, now)| base.of == now.uuid) else {
+            // What is cloned late has no base.
+            left.unrelated |= member.policy != Policy::Late;
+            continue;
+        };
+        let base_node = base.uuid.parse().ok().and_then(|uuid| tree.by_uuid(uuid));
+        let mount = Path::new(member.mount.trim_matches('/'));
+        let under: Vec<_> = WATCHED.iter().filter_map(|dir| below(dir, mount)).collect();
+        if under.is_empty() {
+            continue;
+        }
+        let found = session.store.top.changed_files(
+            now.id,
+            base.generation,
+            base_node.map(|n| n.id),
+            &under,
+        )?;
+        changed.extend(found.into_iter().map(|mut file| {
+            file.path = mount.join(&file.path);
+            file
+        }));
+    }
+    changed.sort_by(|a, b| a.path.cmp(&b.path));
     // A directory above a changed file is only the way to it.
     let all: Vec<_> = changed.iter().map(|c| &c.path).collect();
     left.paths = changed
@@ -116,4 +130,30 @@ pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Res
         .map(|(_, c)| c.path.clone())
         .collect();
     Ok(left)
+}
+
+/// The part of a directory of the system that lies in the subvolume mounted at `mount`, as
+/// a path in it.
+fn below(dir: &'static str, mount: &Path) -> Option<&'static Path> {
+    let dir = Path::new(dir);
+    match dir.strip_prefix(mount) {
+        Ok(inside) => Some(inside),
+        Err(_) if mount.starts_with(dir) => Some(Path::new("")),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_in_other_subvolumes() {
+        let below = |dir, mount| below(dir, Path::new(mount)).map(|p| p.to_str().unwrap());
+        assert_eq!(below("var/lib", ""), Some("var/lib"));
+        assert_eq!(below("var/lib", "var"), Some("lib"));
+        assert_eq!(below("var/lib", "var/lib"), Some(""));
+        assert_eq!(below("var/lib", "var/lib/x"), Some(""));
+        assert_eq!(below("etc", "var"), None);
+    }
 }

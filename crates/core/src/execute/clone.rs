@@ -6,15 +6,17 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use be_btrfs::{Mode, Root, SubvolumeInfo};
 
-use super::remove::{SOURCES, discard_new};
+use super::remove::{SOURCES, discard_new, in_use};
 use crate::bootfs;
 use crate::fstab::{Change, Fstab};
 use crate::layout::Source;
 use crate::menu::{self, Prepared};
 use crate::model::{Environment, Inventory, STORE, Subvolume};
+use crate::name::EnvName;
 use crate::observe::MAX_TEXT;
 use crate::plan::{CloneSpec, Step};
 use crate::record::{Base, Boot, Member, Policy, Record, place};
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::Paths;
 
@@ -161,6 +163,63 @@ fn late_clone(session: &Session, home: &Root, source: &Source) -> Result<(Member
     tidy(&clone, &from, source)?;
     let member = Member::new(&source.mount, source.policy, info.uuid.to_string());
     Ok((member, clone))
+}
+
+/// Clone once more what is cloned late: a new one is made under `.work`, the record names
+/// it beside the old one, and one exchange puts it in its place.
+pub(super) fn clone_late(
+    session: &Session,
+    number: &str,
+    name: &EnvName,
+    sources: &[Source],
+) -> Result<()> {
+    let store = &session.store;
+    let home = Paths::environment(name);
+    let work = Path::new(Paths::NEW).join(name.as_str());
+    for source in sources {
+        let place = place(&source.mount);
+        let (old, new) = (home.join(&place), work.join(&place));
+        if let Some(by) = in_use(number, &old)? {
+            let name = name.clone().into();
+            return Err(Refusal::InUse { name, by }.into());
+        }
+        store.dir.mkdir_all(&work, 0o700)?;
+        let work_dir = store.dir.sub(&work)?;
+        let mut known = vec![source.uuid.clone()];
+        if store.dir.exists(&old)? {
+            let info = be_btrfs::subvolume_info(&store.dir.sub(&old)?)?;
+            known.extend(info.parent_uuid.map(|uuid| uuid.to_string()));
+        }
+        work_dir.set_attribute(SOURCES, known.join(",").as_bytes())?;
+        let (member, _) = late_clone(session, &work_dir, source)?;
+        let mut record = store
+            .record(name.as_str())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("cannot read the record of {name}"))?;
+        let mut members = record.subvolumes.iter_mut();
+        let Some(at) = members.find(|m| m.mount == source.mount) else {
+            bail!("{name} has no {}", source.mount);
+        };
+        at.replacement = Some(member.uuid.clone());
+        store.write_record(&home, &record)?;
+        match store.dir.exists(&old)? {
+            true => store.dir.exchange(&new, &old)?,
+            false => store.dir.rename_noreplace(&new, &old)?,
+        }
+        // The record must not be newer on the disk than what it tells of.
+        store.top.sync()?;
+        for at in record
+            .subvolumes
+            .iter_mut()
+            .filter(|m| m.mount == source.mount)
+        {
+            at.uuid.clone_from(&member.uuid);
+            at.replacement = None;
+        }
+        store.write_record(&home, &record)?;
+        discard_new(session, name.as_str())?;
+    }
+    Ok(())
 }
 
 /// Give the clone the kernels of a /boot that is not in the root of its origin.

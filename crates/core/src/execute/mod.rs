@@ -111,6 +111,9 @@ impl Work<'_> {
                 self.prepared = clone::clone(session, spec, prepare)?;
                 Ok(())
             }
+            Step::CloneLate { name, sources } => {
+                clone::clone_late(session, &self.number, name, sources)
+            }
             Step::SetPolicy {
                 subvolume,
                 uuid,

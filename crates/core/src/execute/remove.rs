@@ -79,6 +79,12 @@ pub(super) fn delete_subvolumes(
             continue;
         }
         let (parent, name) = session.store.parent_of(&path)?;
+        // One that was being replaced may be either.
+        let found = be_btrfs::subvolume_info(&parent.sub(name)?)?.uuid;
+        let other = |(p, u): &(PathBuf, Uuid)| at.join(p) == path && *u == found;
+        if found != *uuid && subvolumes.iter().any(other) {
+            continue;
+        }
         session
             .store
             .top

@@ -29,7 +29,18 @@ pub struct Source {
 
 /// What is to be cloned; the root comes first.
 pub fn sources(root: &Subvolume, layout: &Layout) -> Vec<Source> {
-    let source = |mount: &Path, policy, subvolume: &Subvolume, nested: &[PathBuf]| Source {
+    let own = layout.parts.iter().filter(|p| p.is_own());
+    let root = source_of(Path::new("/"), Policy::Cloned, root, &layout.nested);
+    std::iter::once(root).chain(own.map(source)).collect()
+}
+
+/// A part as a source.
+pub(crate) fn source(part: &Part) -> Source {
+    source_of(&part.mount, part.policy, &part.subvolume, &part.nested)
+}
+
+fn source_of(mount: &Path, policy: Policy, subvolume: &Subvolume, nested: &[PathBuf]) -> Source {
+    Source {
         mount: mount.to_string_lossy().into_owned(),
         policy,
         from: subvolume.path.clone(),
@@ -37,11 +48,7 @@ pub fn sources(root: &Subvolume, layout: &Layout) -> Vec<Source> {
         original: None,
         nested: nested.to_vec(),
         holds_store: subvolume.is_top_level(),
-    };
-    let own = layout.parts.iter().filter(|p| p.is_own());
-    std::iter::once(source(Path::new("/"), Policy::Cloned, root, &layout.nested))
-        .chain(own.map(|p| source(&p.mount, p.policy, &p.subvolume, &p.nested)))
-        .collect()
+    }
 }
 
 /// How the fstab of the clone `name` differs from that of its origin; `fs_uuid` is the

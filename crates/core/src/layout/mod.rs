@@ -12,6 +12,7 @@ use crate::model::{STORE, System};
 use crate::record::Policy;
 use crate::refusal::Refusal;
 
+pub(crate) use clone::source;
 pub use clone::{Source, changes, sources};
 pub use parts::Part;
 pub(crate) use parts::{Names, SUBDIR, find, subvolume};

@@ -1,9 +1,12 @@
 //! `be activate` and `be rollback`: they change what boots next, and nothing else.
 
+use std::path::Path;
+
 use super::{Plan, Proofs, Step};
-use crate::model::Inventory;
+use crate::layout;
+use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
-use crate::record::State;
+use crate::record::{Policy, State};
 use crate::refusal::Refusal;
 
 /// What is asked for, with what was found out about the environment.
@@ -50,14 +53,34 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
         });
     }
     inv.hooked()?;
-    Ok(Plan {
-        // Also when it boots next already: the menu may be stale.
-        steps: vec![Step::WriteMenu {
-            default: request.name.clone(),
-            without: Vec::new(),
-            proofs: Proofs::Kept,
-        }],
-        notes: Vec::new(),
+    let mut plan = Plan::default();
+    plan.steps.extend(clone_late(inv, env));
+    // Also when it boots next already: the menu may be stale.
+    plan.steps.push(Step::WriteMenu {
+        default: request.name.clone(),
+        without: Vec::new(),
+        proofs: Proofs::Kept,
+    });
+    Ok(plan)
+}
+
+/// What is cloned late comes from the running system once more, until the environment was
+/// booted: from then on it has a life of its own.
+pub(crate) fn clone_late(inv: &Inventory, env: &Environment) -> Option<Step> {
+    if env.running || env.record.adopted || env.record.state.was_booted() {
+        return None;
+    }
+    let late = env.record.subvolumes.iter();
+    let late = late.filter(|m| m.policy == Policy::Late);
+    let layout = &inv.system.layout;
+    let sources: Vec<_> = late
+        .filter_map(|m| layout.part_at(Path::new(&m.mount)))
+        .filter(|part| part.is_own())
+        .map(layout::source)
+        .collect();
+    (!sources.is_empty()).then(|| Step::CloneLate {
+        name: env.name().clone(),
+        sources,
     })
 }
 

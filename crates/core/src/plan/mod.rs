@@ -12,6 +12,7 @@ mod restore;
 mod snapshot;
 mod step;
 
+pub(crate) use activate::clone_late;
 pub use activate::{Activate, activate, rollback_target};
 pub use create::{Create, MIN_FREE, create, default};
 pub(crate) use destroy::removal_list;

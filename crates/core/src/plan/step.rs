@@ -34,6 +34,13 @@ pub enum Step {
     Adopt(Box<Record>),
     /// Clone an environment and publish it by one rename.
     Clone(Box<CloneSpec>),
+    /// Clone once more what is cloned late.
+    CloneLate {
+        /// The environment.
+        name: EnvName,
+        /// From what.
+        sources: Vec<Source>,
+    },
     /// Replace the record of an environment.
     Update(Box<Record>),
     /// Write the menu; this is what switches.
@@ -179,6 +186,10 @@ impl fmt::Display for Step {
                     Some(_) => write!(f, ", with a copy of /boot"),
                     None => Ok(()),
                 }
+            }
+            Step::CloneLate { name, sources } => {
+                let list: Vec<_> = sources.iter().map(|s| s.mount.as_str()).collect();
+                write!(f, "clone {} into {name} once more", list.join(", "))
             }
             Step::SetPolicy { mount, policy, .. } => {
                 write!(f, "mark {} as {}", mount.display(), policy.as_str())

@@ -41,17 +41,16 @@ impl Work<'_> {
             true => self.record.name.clone(),
             false => plan::default(&inv, &self.record.name),
         };
-        let plan = Plan {
-            steps: vec![
-                Step::Update(Box::new(self.record.clone())),
-                Step::WriteMenu {
-                    default,
-                    without: Vec::new(),
-                    proofs: Proofs::Kept,
-                },
-            ],
-            notes: Vec::new(),
-        };
+        let mut plan = Plan::default();
+        plan.steps.push(Step::Update(Box::new(self.record.clone())));
+        if activate {
+            plan.steps.extend(plan::clone_late(&inv, env));
+        }
+        plan.steps.push(Step::WriteMenu {
+            default,
+            without: Vec::new(),
+            proofs: Proofs::Kept,
+        });
         let mut notes = match activate {
             true => left_behind(self.session, &inv, env)
                 .map_or_else(|e| vec![format!("{e:#}")], |left| left.sentences()),

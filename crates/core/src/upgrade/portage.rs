@@ -179,8 +179,7 @@ impl Work<'_> {
     }
 
     pub(super) fn root(&self) -> Result<Whole> {
-        let path = crate::store::Paths::environment(&self.record.name).join("root");
-        self.session.whole_of(&self.record, &path)
+        self.session.whole_of(&self.record)
     }
 
     fn installed(&self) -> Result<Installed> {
