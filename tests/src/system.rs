@@ -56,7 +56,16 @@ impl System {
     /// # Errors
     /// It cannot be made.
     pub fn adopted_lab() -> Result<Self> {
-        let system = Self::lab(Layout::AtSubvol)?;
+        Self::adopted_lab_with(Layout::AtSubvol)
+    }
+
+    /// The lab after `be init`, with everything mounted below its root as fstab
+    /// says.
+    ///
+    /// # Errors
+    /// It cannot be made, or not be mounted: see [`Layout::is_mountable`].
+    pub fn adopted_lab_with(layout: Layout) -> Result<Self> {
+        let system = Self::lab(layout)?;
         system.be.run(&["init"]).done();
         Ok(system)
     }
@@ -104,7 +113,7 @@ impl System {
         }
     }
 
-    /// Its device.
+    /// The device of its btrfs.
     #[must_use]
     pub fn device(&self) -> &Loop {
         match &self.kind {
@@ -113,7 +122,18 @@ impl System {
         }
     }
 
-    /// The file system's UUID.
+    /// The devices of all its file systems, by both of their names.
+    #[must_use]
+    pub fn devices(&self) -> Vec<PathBuf> {
+        let devices: Vec<&Loop> = match &self.kind {
+            Kind::Lab(image) => image.volumes().all().map(|v| &v.device).collect(),
+            Kind::Small(small) => vec![small.device()],
+        };
+        let names = devices.iter().flat_map(|d| [d.node(), d.device()]);
+        names.map(Path::to_owned).collect()
+    }
+
+    /// The UUID of its btrfs.
     #[must_use]
     pub fn uuid(&self) -> &str {
         match &self.kind {
@@ -137,7 +157,10 @@ impl System {
     /// Commands in the running root, not by way of `be`.
     #[must_use]
     pub fn chroot(&self) -> Chroot {
-        Chroot::new(self.root()).device(self.device(), self.uuid())
+        match &self.kind {
+            Kind::Lab(image) => image.chroot(),
+            Kind::Small(_) => Chroot::new(self.root()).device(self.device(), self.uuid()),
+        }
     }
 
     /// The host's path of a path from the top level.
@@ -208,17 +231,16 @@ impl System {
     }
 
     fn host_changes_now(&self, before: &HostState) -> Result<Vec<String>> {
-        let own = [self.device().node(), self.device().device()].map(Path::as_os_str);
+        let own = self.devices();
         let dir = self.dir().to_string_lossy();
         let mut lines = before.diff(&self.host()?);
         lines.retain(|line| {
             if line[1..].starts_with(" process ") {
                 return false;
             }
-            let mut words = line.split(' ');
-            let source = words.by_ref().skip_while(|w| *w != "btrfs").nth(1);
+            let source = line.split(' ').find(|word| is_lab_device(word));
             match source {
-                Some(source) => own.iter().any(|device| *device == source),
+                Some(source) => own.iter().any(|device| device == Path::new(source)),
                 None => !line[1..].starts_with(" loop ") || line.contains(&*dir),
             }
         });
@@ -232,8 +254,7 @@ impl System {
     /// # Errors
     /// /proc cannot be read.
     pub fn processes(&self) -> Result<Vec<String>> {
-        let device = self.device();
-        process::holding(self.dir(), &[device.node().into(), device.device().into()])
+        process::holding(self.dir(), &self.devices())
     }
 
     /// All subvolumes: path, number and UUID, a line each.
@@ -392,6 +413,12 @@ impl System {
     pub fn layout(&self) -> Layout {
         self.layout
     }
+}
+
+/// Whether a word in the description of a mount is a device that some test's
+/// system is on.
+fn is_lab_device(word: &str) -> bool {
+    word.starts_with("/dev/be-lab") || word.starts_with("/dev/loop")
 }
 
 /// How long the kernel may take to end a whole PID namespace.

@@ -26,7 +26,8 @@ pub struct Machine {
 
 impl Machine {
     /// A disk with `be` in its root; what `prepare` does on the mounted disk is
-    /// on it when the machine starts.
+    /// on it when the machine starts. Where the host knows no FAT and the layout
+    /// needs it, only the root subvolume is mounted.
     ///
     /// # Errors
     /// The disk cannot be made, or the preparation fails.
@@ -37,7 +38,10 @@ impl Machine {
     ) -> Result<Self> {
         let disk = Disk::new(layout)?;
         {
-            let mount = disk.mount()?;
+            let mount = match layout.is_mountable() {
+                true => disk.mount()?,
+                false => disk.mount_subvolume(layout.root())?,
+            };
             let be = Be::at(mount.root())?;
             mount.put_binary(be.program())?;
             prepare(&mount, &be)?;

@@ -57,12 +57,11 @@ fn main_job(layout: Layout) -> Result<()> {
 
 fn init_says_what_it_found(system: &System) -> Result<()> {
     let init = system.be.run(&["init"]).done();
-    let root = match system.layout() {
-        Layout::AtSubvol => "subvolume /@\n",
-        Layout::FedoraRoot => "subvolume /root\n",
-        Layout::TopLevel => "the top level",
+    let root = match system.layout().root() {
+        "" => "the top level".to_owned(),
+        subvolume => format!("subvolume /{subvolume}\n"),
     };
-    for word in [root, "/boot ", "EFI", "/boot/grub", NESTED] {
+    for word in [&*root, "/boot ", "EFI", "/boot/grub", NESTED] {
         assert!(init.stdout.contains(word), "{word}: {}", init.stdout);
     }
     let again = system.unchanged_by(77, &["init"])?;

@@ -23,7 +23,7 @@ use crate::temp;
 #[derive(Debug, Clone)]
 pub struct Chroot {
     root: PathBuf,
-    device: Option<(PathBuf, String)>,
+    devices: Vec<(PathBuf, String)>,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -33,16 +33,17 @@ impl Chroot {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
-            device: None,
+            devices: Vec::new(),
             env: Vec::new(),
         }
     }
 
-    /// Shows the block device that the root lies on, and its
-    /// /dev/disk/by-uuid link, to the commands: what GRUB's tools look for.
+    /// Shows a block device that the root, or what is mounted below it, lies on,
+    /// and its /dev/disk/by-uuid link, to the commands: what GRUB's tools look for.
     #[must_use]
     pub fn device(mut self, device: &Loop, uuid: &str) -> Self {
-        self.device = Some((device.node().to_path_buf(), uuid.to_owned()));
+        self.devices
+            .push((device.node().to_path_buf(), uuid.to_owned()));
         self
     }
 
@@ -101,8 +102,8 @@ impl Chroot {
             .context("make the mounts private")?;
         self.forget_others()?;
         // grub-probe finds the device of / only if / is a mount.
-        mount(Some(&self.root), &self.root, none, MsFlags::MS_BIND, none)
-            .context("bind the root")?;
+        let with_all_below = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&self.root), &self.root, none, with_all_below, none).context("bind the root")?;
         mount(
             Some("sysfs"),
             &self.root.join("sys"),
@@ -201,7 +202,7 @@ impl Chroot {
             flags,
             options,
         )?;
-        if let Some((node, uuid)) = &self.device {
+        for (node, uuid) in &self.devices {
             let name = node.file_name().unwrap_or_default();
             let device = stat(node)?.st_rdev;
             let mode = Mode::from_bits_truncate(0o600);

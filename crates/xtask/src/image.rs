@@ -1,4 +1,4 @@
-//! The lab's root on a btrfs file system of its own.
+//! The lab's root on file systems of its own.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,65 +8,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::chroot::Chroot;
-use crate::lab::{Lab, base};
+use crate::fill::{configure, fill};
+use crate::lab::Lab;
 use crate::loopdev::{Loop, Mount};
-use crate::run::{cmd, run};
 use crate::temp;
+use crate::volumes::{Mounted, Volume, Volumes};
+
+pub use crate::fill::{DATABASE, nested};
+pub use crate::layout::{Layout, Source};
 
 /// Bytes of a plain image, most of them never written.
 const SIZE: u64 = 4 << 30;
-
-/// How the file system is divided into subvolumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// The root in `@`.
-    AtSubvol,
-    /// Fedora's: the root in `root`, /home in `home`; fstab also has `subvolid=`.
-    FedoraRoot,
-    /// The root is the top level, subvolume 5: what Gentoo's handbook gives.
-    TopLevel,
-}
-
-impl Layout {
-    /// Every layout.
-    pub const ALL: [Self; 3] = [Self::AtSubvol, Self::FedoraRoot, Self::TopLevel];
-
-    /// The name in file names.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AtSubvol => "at",
-            Self::FedoraRoot => "fedora",
-            Self::TopLevel => "top",
-        }
-    }
-
-    /// The root's subvolume from the top level, without a leading slash; empty
-    /// for the top level itself.
-    #[must_use]
-    pub fn root(self) -> &'static str {
-        match self {
-            Self::AtSubvol => "@",
-            Self::FedoraRoot => "root",
-            Self::TopLevel => "",
-        }
-    }
-
-    /// The mount options that lead to the root.
-    #[must_use]
-    pub fn options(self) -> String {
-        format!("subvol=/{}", self.root())
-    }
-
-    /// The path of the root's /boot/grub from the top level.
-    #[must_use]
-    pub fn grub_home(self) -> String {
-        match self.root() {
-            "" => "/boot/grub".to_owned(),
-            root => format!("/{root}/boot/grub"),
-        }
-    }
-}
+/// Bytes of a /boot of its own, ext4 or FAT.
+pub(crate) const BOOT_SIZE: u64 = 512 << 20;
 
 /// A tree that a test reads and changes: paths are given as they are inside,
 /// and symbolic links at the end of a path are followed by the host, so only
@@ -137,23 +91,22 @@ pub trait Tree {
     }
 }
 
-/// A file system directly on a loop device, filled with the lab's root and
-/// mounted: for tests that boot nothing. Dropped, it is gone.
+/// A system on loop devices, filled with the lab's root and mounted as a whole:
+/// for tests that boot nothing. Dropped, it is gone.
 #[derive(Debug)]
 pub struct LoopImage {
     // Dropped in this order.
-    mount: Mount,
-    device: Loop,
+    mounted: Mounted,
+    volumes: Volumes,
     dir: temp::Dir,
     layout: Layout,
-    uuid: String,
     /// The lab that it was filled from.
     pub lab: Lab,
 }
 
 impl Tree for LoopImage {
     fn root(&self) -> &Path {
-        self.mount.path()
+        self.mounted.root()
     }
 }
 
@@ -161,33 +114,23 @@ impl LoopImage {
     /// A new image with its grub.cfg, made by the root's own grub-mkconfig.
     ///
     /// # Errors
-    /// The lab cannot be built, or there is no permission or room.
+    /// The lab cannot be built, there is no permission or room, or the layout is
+    /// not [mountable](Layout::is_mountable) on this machine.
     pub fn plain(layout: Layout) -> Result<Self> {
         let lab = Lab::ensure()?;
         let dir = temp::dir(1 << 30)?;
-        let file = dir.path().join("disk.img");
-        sparse_file(&file, SIZE)?;
-        let device = Loop::attach(&file)?;
         let target = dir.path().join("root");
         fs::create_dir(&target)?;
-        let uuid = make_filesystem(&device, layout, &target)?;
-        let mount = Mount::new(device.node(), &target, "btrfs", &layout.options())?;
+        let volumes = make_volumes(dir.path(), layout, &target)?;
+        fill(&target, &lab.root_tar, layout, &volumes)?;
         let this = Self {
-            mount,
-            device,
+            mounted: volumes.mount(layout, &target)?,
+            volumes,
             dir,
             layout,
-            uuid,
             lab,
         };
-        fill(
-            this.root(),
-            &this.lab.root_tar,
-            &this.device,
-            layout,
-            &this.uuid,
-            None,
-        )?;
+        configure(this.root(), &this.volumes)?;
         Ok(this)
     }
 
@@ -197,16 +140,23 @@ impl LoopImage {
         self.layout
     }
 
-    /// The file system's UUID.
+    /// The UUID of its btrfs.
     #[must_use]
     pub fn uuid(&self) -> &str {
-        &self.uuid
+        &self.volumes.root.uuid
     }
 
-    /// The device: `/dev/loopN`, mounted by its other name `/dev/be-labN`.
+    /// The device of its btrfs: `/dev/loopN`, mounted by its other name
+    /// `/dev/be-labN`.
     #[must_use]
     pub fn device(&self) -> &Loop {
-        &self.device
+        &self.volumes.root.device
+    }
+
+    /// All its file systems.
+    #[must_use]
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// The directory that everything of this image lies in; below it there is
@@ -234,13 +184,13 @@ impl LoopImage {
             .tempdir_in(self.dir.path())?
             .keep();
         let options = format!("subvol=/{}", subvolume.trim_start_matches('/'));
-        Mount::new(self.device.node(), &target, "btrfs", &options)
+        Mount::new(self.device().node(), &target, "btrfs", &options)
     }
 
     /// Commands inside the running root, not by way of `be`.
     #[must_use]
     pub fn chroot(&self) -> Chroot {
-        Chroot::new(self.root()).device(&self.device, &self.uuid)
+        self.volumes.chroot(self.root())
     }
 }
 
@@ -251,59 +201,22 @@ pub(crate) fn sparse_file(path: &Path, size: u64) -> Result<()> {
         .with_context(|| format!("make {}", path.display()))
 }
 
-/// Makes the file system and the layout's subvolumes; returns its UUID.
-pub(crate) fn make_filesystem(device: &Loop, layout: Layout, target: &Path) -> Result<String> {
-    run(cmd("mkfs.btrfs", ["--quiet", "--label", "lab"]).arg(device.node()))?;
-    let uuid = uuid_of(device)?;
-    let top = Mount::new(device.node(), target, "btrfs", "subvolid=5")?;
-    let subvolumes: &[&str] = match layout {
-        Layout::AtSubvol => &["@"],
-        Layout::FedoraRoot => &["root", "home"],
-        Layout::TopLevel => &[],
+/// Makes the empty file systems of a layout, each in a file of its own.
+fn make_volumes(dir: &Path, layout: Layout, target: &Path) -> Result<Volumes> {
+    let attach = |name: &str, size: u64| -> Result<Loop> {
+        let file = dir.join(name);
+        sparse_file(&file, size)?;
+        Loop::attach(&file)
     };
-    for name in subvolumes {
-        run(cmd("btrfs", ["--quiet", "subvolume", "create"]).arg(top.path().join(name)))?;
-    }
-    Ok(uuid)
-}
-
-/// The UUID of the file system on a device.
-pub(crate) fn uuid_of(device: &Loop) -> Result<String> {
-    let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
-    Ok(uuid.trim().to_owned())
-}
-
-/// Fills the mounted root; `esp` is the UUID of the ESP where there is one.
-pub(crate) fn fill(
-    root: &Path,
-    tar: &Path,
-    device: &Loop,
-    layout: Layout,
-    uuid: &str,
-    esp: Option<&str>,
-) -> Result<()> {
-    base::unpack(tar, root)?;
-    let mut fstab = match layout {
-        Layout::AtSubvol => format!("UUID={uuid} / btrfs subvol=/@,noatime 0 0\n"),
-        Layout::FedoraRoot => {
-            let id = run(cmd("btrfs", ["inspect-internal", "rootid"]).arg(root))?;
-            format!(
-                "UUID={uuid} / btrfs subvol=root,subvolid={},noatime 0 0\n\
-                 UUID={uuid} /home btrfs subvol=home,noatime 0 0\n",
-                id.trim()
-            )
-        }
-        Layout::TopLevel => format!("UUID={uuid} / btrfs noatime 0 0\n"),
+    let has = |wanted: Source| layout.below().iter().any(|(_, source)| *source == wanted);
+    let boot = match has(Source::Boot) {
+        true => Some(Volume::make_ext4(attach("boot.img", BOOT_SIZE)?)?),
+        false => None,
     };
-    if let Some(esp) = esp {
-        fstab += &format!("UUID={esp} /efi vfat noatime,umask=0077 0 2\n");
-    }
-    let path = root.join("etc/fstab");
-    fs::write(&path, fstab).with_context(|| format!("write {}", path.display()))?;
-    let grub = root.join("boot/grub");
-    fs::create_dir_all(&grub).with_context(|| format!("make {}", grub.display()))?;
-    Chroot::new(root)
-        .device(device, uuid)
-        .run(&["grub-mkconfig", "-o", "/boot/grub/grub.cfg"])?;
-    Ok(())
+    let esp = match has(Source::Esp) {
+        true => Some(Volume::make_fat(attach("esp.img", BOOT_SIZE)?, 32)?),
+        false => None,
+    };
+    let root = Volume::make_btrfs(attach("disk.img", SIZE)?, layout, target)?;
+    Ok(Volumes { root, boot, esp })
 }

@@ -7,10 +7,12 @@
 pub mod cache;
 pub mod chroot;
 pub mod demo;
+mod fill;
 pub mod fingerprint;
 pub mod host;
 pub mod image;
 pub mod lab;
+mod layout;
 pub mod loopdev;
 pub mod packages;
 pub mod process;
@@ -18,6 +20,7 @@ pub mod run;
 pub mod temp;
 pub mod test;
 pub mod vm;
+pub mod volumes;
 
 /// Shows a line of a demonstration, as it is.
 #[expect(clippy::print_stderr, reason = "what a demonstration is for")]

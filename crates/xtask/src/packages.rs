@@ -57,6 +57,8 @@ const LAB: &[Tool] = &[
     tool(&["mkfs.btrfs"], "btrfs-progs", "sys-fs/btrfs-progs"),
     tool(&["losetup"], "mount", "sys-apps/util-linux"),
     tool(&["sgdisk"], "gdisk", "sys-apps/gptfdisk"),
+    tool(&["mkfs.ext4"], "e2fsprogs", "sys-fs/e2fsprogs"),
+    tool(&["chattr"], "e2fsprogs", "sys-fs/e2fsprogs"),
     tool(&["mkfs.vfat"], "dosfstools", "sys-fs/dosfstools"),
     tool(&["mcopy"], "mtools", "sys-fs/mtools"),
     tool(

@@ -2,4 +2,5 @@
 
 mod blackout;
 mod boots;
+mod laid_out;
 mod menu;

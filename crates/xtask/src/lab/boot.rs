@@ -87,9 +87,9 @@ pub fn bios(
         .with_context(|| format!("write {}", disk.display()))
 }
 
-/// Installs for UEFI on the removable path of the ESP that starts `offset` bytes
-/// into the disk, with mtools: not every kernel that builds a lab knows FAT.
-pub fn efi(disk: &Path, offset: u64, root: &Path, uuid: &str, home: &str) -> Result<()> {
+/// Installs for UEFI on the removable path of the ESP on the device `esp`, with
+/// mtools: not every kernel that builds a lab knows FAT.
+pub fn efi(esp: &Path, root: &Path, uuid: &str, home: &str) -> Result<()> {
     let config = root.join("boot/grub/x86_64-efi/load.cfg");
     fs::write(
         &config,
@@ -101,9 +101,9 @@ pub fn efi(disk: &Path, offset: u64, root: &Path, uuid: &str, home: &str) -> Res
     argv.extend(["-c", "/boot/grub/x86_64-efi/load.cfg"]);
     argv.extend(CORE);
     Chroot::new(root).run(&argv)?;
-    let image = format!("{}@@{offset}", disk.display());
-    run(&mut cmd("mmd", ["-i", &image, "::/EFI", "::/EFI/BOOT"]))?;
-    run(cmd("mcopy", ["-i", &image])
+    run(cmd("mmd", ["-i"]).arg(esp).args(["::/EFI", "::/EFI/BOOT"]))?;
+    run(cmd("mcopy", ["-i"])
+        .arg(esp)
         .arg(root.join(core.trim_start_matches('/')))
         .arg("::/EFI/BOOT/BOOTX64.EFI"))?;
     Ok(())

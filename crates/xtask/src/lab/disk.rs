@@ -7,19 +7,88 @@ use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::cache::{self, Key, artifact};
-use crate::image::{Layout, Tree, fill, make_filesystem, sparse_file};
-use crate::lab::{Lab, boot, root};
+use crate::fill::{configure, fill};
+use crate::image::{BOOT_SIZE, Layout, Source, Tree, sparse_file};
+use crate::lab::{Lab, boot, guest, root};
 use crate::loopdev::{Loop, Mount};
 use crate::run::{cmd, run};
 use crate::temp;
+use crate::volumes::{Mounted, Volume, Volumes};
 
 const SECTOR: u64 = 512;
 const SIZE: u64 = 4 << 30;
-/// First sector and number of sectors of the partitions.
-const BIOS_BOOT: (u64, u64) = (2048, 2048);
-const ESP: (u64, u64) = (4096, 32 << 11);
-const ROOT: (u64, u64) = (ESP.0 + ESP.1, SIZE / SECTOR - ESP.0 - ESP.1 - 2048);
-const ROOT_NUMBER: u32 = 3;
+/// The first sector of the first partition, and what stays free at the end.
+const MARGIN: u64 = 2048;
+/// Bytes of an ESP that holds nothing but GRUB's core.
+const SMALL_ESP: u64 = 32 << 20;
+
+/// A partition, in sectors.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    number: u32,
+    first: u64,
+    sectors: u64,
+    /// The name, and its type as sgdisk abbreviates it.
+    kind: (&'static str, &'static str),
+}
+
+/// The partitions of a layout's disk.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    bios: Part,
+    esp: Part,
+    boot: Option<Part>,
+    root: Part,
+}
+
+impl Table {
+    fn of(layout: Layout) -> Self {
+        let has = |wanted: Source| layout.below().iter().any(|(_, source)| *source == wanted);
+        let mut free = MARGIN;
+        let mut part = |number, bytes: u64, kind| {
+            let (first, sectors) = (free, bytes / SECTOR);
+            free += sectors;
+            Part {
+                number,
+                first,
+                sectors,
+                kind,
+            }
+        };
+        let bios = part(1, 1 << 20, ("bios", "ef02"));
+        let esp_size = if has(Source::Esp) {
+            BOOT_SIZE
+        } else {
+            SMALL_ESP
+        };
+        let esp = part(2, esp_size, ("esp", "ef00"));
+        let boot = has(Source::Boot).then(|| part(4, BOOT_SIZE, ("boot", "8300")));
+        let mut root = part(3, 0, ("root", "8300"));
+        root.sectors = SIZE / SECTOR - root.first - MARGIN;
+        Self {
+            bios,
+            esp,
+            boot,
+            root,
+        }
+    }
+
+    fn parts(self) -> impl Iterator<Item = Part> {
+        [Some(self.bios), Some(self.esp), self.boot, Some(self.root)]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The file systems that are on a disk already.
+    fn attach(self, disk: &Path) -> Result<Volumes> {
+        let boot = self.boot.map(|part| Volume::of(attach(disk, part)?));
+        Ok(Volumes {
+            boot: boot.transpose()?,
+            esp: Some(Volume::of(attach(disk, self.esp)?)?),
+            root: Volume::of(attach(disk, self.root)?)?,
+        })
+    }
+}
 
 /// A bootable disk of a test's own, as a raw file. Dropped, it is gone.
 #[derive(Debug)]
@@ -78,56 +147,73 @@ impl Disk {
         &self.uuid
     }
 
-    /// Mounts the root subvolume on the host, to prepare or inspect it while
-    /// no machine runs on the disk. Only one disk can be mounted at a time
-    /// because their file systems have the same UUID: a second call waits for
-    /// the first guard, so one thread must never hold two.
+    /// Mounts the whole system on the host, to prepare or inspect it while no
+    /// machine runs on the disk; only an ESP at /efi is left out. Only one disk
+    /// can be mounted at a time because their file systems have the same UUID: a
+    /// second call waits for the first guard, so one thread must never hold two.
     ///
     /// # Errors
-    /// The mount fails.
+    /// A mount fails, or the layout is not [mountable](Layout::is_mountable) on
+    /// this machine.
     pub fn mount(&self) -> Result<DiskMount> {
-        self.mount_subvolume(self.layout.root())
+        self.mount_as(|volumes, target| volumes.mount(self.layout, target))
     }
 
-    /// As [`Disk::mount`], of another subvolume; `""` is the top level.
+    /// As [`Disk::mount`], of one subvolume alone; `""` is the top level.
     ///
     /// # Errors
     /// The mount fails.
     pub fn mount_subvolume(&self, subvolume: &str) -> Result<DiskMount> {
+        self.mount_as(|volumes, target| {
+            let options = format!("subvol=/{subvolume}");
+            let node = volumes.root.device.node();
+            Ok(Mount::new(node, target, "btrfs", &options)?.into())
+        })
+    }
+
+    fn mount_as(
+        &self,
+        mount: impl FnOnce(&Volumes, &Path) -> Result<Mounted>,
+    ) -> Result<DiskMount> {
         let lock = cache::lock(&cache::dir().join("disk-mount.lock"))?;
-        let device = attach(&self.path(), ROOT)?;
+        let volumes = Table::of(self.layout).attach(&self.path())?;
         let target = self.dir.path().join("mnt");
         fs::create_dir_all(&target)?;
-        let options = format!("subvol=/{subvolume}");
         Ok(DiskMount {
-            mount: Mount::new(device.node(), &target, "btrfs", &options)?,
-            device,
+            mounted: mount(&volumes, &target)?,
+            volumes,
             _lock: lock,
         })
     }
 }
 
-/// A disk's file system, mounted on the host. Dropped, it is unmounted and
+/// A disk's file systems, mounted on the host. Dropped, they are unmounted and
 /// everything is written back to the disk.
 #[derive(Debug)]
 pub struct DiskMount {
     // Dropped in this order.
-    mount: Mount,
-    device: Loop,
+    mounted: Mounted,
+    volumes: Volumes,
     _lock: Flock<fs::File>,
 }
 
 impl DiskMount {
-    /// The device that is mounted.
+    /// The device of the btrfs.
     #[must_use]
     pub fn device(&self) -> &Loop {
-        &self.device
+        &self.volumes.root.device
+    }
+
+    /// All file systems of the disk, mounted or not.
+    #[must_use]
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 }
 
 impl Tree for DiskMount {
     fn root(&self) -> &Path {
-        self.mount.path()
+        self.mounted.root()
     }
 }
 
@@ -140,55 +226,74 @@ pub fn ensure(lab: &Lab, layout: Layout) -> Result<PathBuf> {
     let key = Key::new("disk")
         .with(include_str!("disk.rs"))
         .with(include_str!("boot.rs"))
+        .with(include_str!("guest.rs"))
+        .with(include_str!("../fill.rs"))
+        .with(include_str!("../layout.rs"))
+        .with(include_str!("../volumes.rs"))
         .with(&name)
         .with(root::parent_name(&lab.root_tar)?);
-    artifact(&name, key, |out| build(out, &lab.root_tar, layout))
+    artifact(&name, key, |out| build(out, lab, layout))
 }
 
-fn attach(disk: &Path, part: (u64, u64)) -> Result<Loop> {
-    Loop::attach_part(disk, part.0 * SECTOR, part.1 * SECTOR)
+fn attach(disk: &Path, part: Part) -> Result<Loop> {
+    Loop::attach_part(disk, part.first * SECTOR, part.sectors * SECTOR)
 }
 
-fn build(out: &Path, tar: &Path, layout: Layout) -> Result<()> {
+fn build(out: &Path, lab: &Lab, layout: Layout) -> Result<()> {
     let temp = temp::dir(1 << 30)?;
     let disk = temp.path().join("disk.img");
     sparse_file(&disk, SIZE)?;
+    let table = Table::of(layout);
     let mut sgdisk = cmd("sgdisk", ["--set-alignment=1"]);
-    for (number, part, kind, name) in [
-        (1, BIOS_BOOT, "ef02", "bios"),
-        (2, ESP, "ef00", "esp"),
-        (ROOT_NUMBER, ROOT, "8300", "root"),
-    ] {
+    for part in table.parts() {
+        let (number, (name, kind)) = (part.number, part.kind);
+        let last = part.first + part.sectors - 1;
         sgdisk
-            .arg(format!("--new={number}:{}:{}", part.0, part.0 + part.1 - 1))
+            .arg(format!("--new={number}:{}:{last}", part.first))
             .arg(format!("--typecode={number}:{kind}"))
             .arg(format!("--change-name={number}:{name}"));
     }
     run(sgdisk.arg(&disk))?;
 
-    run(cmd("mkfs.vfat", ["-F", "16", "-n", "ESP"])
-        .arg(format!("--offset={}", ESP.0))
-        .arg(&disk)
-        .arg((ESP.1 / 2).to_string()))?;
-    let esp_offset = ESP.0 * SECTOR;
-    let esp_uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"])
-        .arg(format!("--offset={esp_offset}"))
-        .arg(&disk))?;
-    let device = attach(&disk, ROOT)?;
     let target = temp.path().join("mnt");
     fs::create_dir(&target)?;
-    let uuid = make_filesystem(&device, layout, &target)?;
-    {
-        let mount = Mount::new(device.node(), &target, "btrfs", &layout.options())?;
-        let root = mount.path();
-        fill(root, tar, &device, layout, &uuid, Some(esp_uuid.trim()))?;
+    let volumes = make_volumes(&disk, table, layout, &target)?;
+    fill(&target, &lab.root_tar, layout, &volumes)?;
+    if layout.boot_apart() {
+        let uuid = volumes.root.uuid.clone();
+        drop(volumes);
+        fs::write(out.join("uuid"), &uuid)?;
+        guest::install(&disk, lab, layout, &uuid)?;
+    } else {
+        let mounted = volumes.mount(layout, &target)?;
+        let root = mounted.root();
+        configure(root, &volumes)?;
         boot::install_files(root)?;
-        let home = layout.grub_home();
-        boot::efi(&disk, esp_offset, root, &uuid, &home)?;
-        boot::bios(&disk, root, ROOT_NUMBER, &home, BIOS_BOOT.0, BIOS_BOOT.1)?;
+        let (home, uuid) = (layout.grub_home(), &volumes.root.uuid);
+        let esp = volumes.esp.as_ref().context("a disk without an ESP")?;
+        boot::efi(esp.device.node(), root, uuid, &home)?;
+        let (first, sectors) = (table.bios.first, table.bios.sectors);
+        boot::bios(&disk, root, table.root.number, &home, first, sectors)?;
+        fs::write(out.join("uuid"), uuid)?;
+        drop(mounted);
+        drop(volumes);
     }
-    drop(device);
-    fs::write(out.join("uuid"), &uuid)?;
     run(cmd("cp", ["--sparse=always"]).arg(&disk).arg(out))?;
     Ok(())
+}
+
+fn make_volumes(disk: &Path, table: Table, layout: Layout, target: &Path) -> Result<Volumes> {
+    let boot = table
+        .boot
+        .map(|part| Volume::make_ext4(attach(disk, part)?));
+    let fat_bits = if table.esp.sectors * SECTOR > SMALL_ESP {
+        32
+    } else {
+        16
+    };
+    Ok(Volumes {
+        boot: boot.transpose()?,
+        esp: Some(Volume::make_fat(attach(disk, table.esp)?, fat_bits)?),
+        root: Volume::make_btrfs(attach(disk, table.root)?, layout, target)?,
+    })
 }

@@ -20,6 +20,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// In the installed tree, for what the running lab may want.
 const MODULES: &[&str] = &[
     "btrfs",
+    "ext4",
     "virtio_blk",
     "virtio_pci",
     "virtio_rng",

@@ -10,6 +10,7 @@ use crate::{cache, image, run, say, temp};
 pub(crate) mod base;
 mod boot;
 pub mod disk;
+mod guest;
 mod kernel;
 mod root;
 
