@@ -67,6 +67,7 @@ pub enum Verb {
     Rollback(verbs::rollback::Args),
     List(verbs::list::Args),
     Destroy(verbs::destroy::Args),
+    Prune(verbs::prune::Args),
     Mount(verbs::mount::Args),
     #[command(alias = "unmount")]
     Umount(verbs::umount::Args),
@@ -75,6 +76,7 @@ pub enum Verb {
     Status(verbs::status::Args),
     Log(verbs::log::Args),
     Check(verbs::check::Args),
+    Doctor(verbs::doctor::Args),
     Menu(verbs::menu::Args),
     Completions(verbs::completions::Args),
 }

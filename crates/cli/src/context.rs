@@ -24,6 +24,8 @@ pub struct Context<'a> {
     pub now: DateTime<FixedOffset>,
     /// Show the plan and do nothing.
     pub dry_run: bool,
+    /// How much more to say.
+    pub verbose: u8,
     /// The one that prints.
     pub reporter: &'a mut Reporter,
 }
@@ -43,6 +45,7 @@ impl<'a> Context<'a> {
             session: Session::open(&global.sysroot)?,
             now: Local::now().fixed_offset(),
             dry_run: global.dry_run,
+            verbose: global.verbose,
             reporter,
         })
     }

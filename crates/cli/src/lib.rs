@@ -65,6 +65,7 @@ fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
         Verb::Rollback(args) => rollback::run(args, &mut ctx),
         Verb::List(args) => list::run(args, &mut ctx),
         Verb::Destroy(args) => destroy::run(args, &mut ctx),
+        Verb::Prune(args) => prune::run(args, &mut ctx),
         Verb::Mount(args) => mount::run(args, &mut ctx),
         Verb::Umount(args) => umount::run(args, &mut ctx),
         Verb::Shell(args) => shell::run(args, &mut ctx),
@@ -72,6 +73,7 @@ fn dispatch(cli: &Cli, reporter: &mut Reporter) -> anyhow::Result<Outcome> {
         Verb::Status(args) => status::run(args, &mut ctx),
         Verb::Log(args) => log::run(args, &mut ctx),
         Verb::Check(args) => check::run(args, &mut ctx),
+        Verb::Doctor(args) => doctor::run(args, &mut ctx),
         Verb::Menu(args) => menu::run(args, &mut ctx),
         Verb::Completions(_) => unreachable!("handled above"),
     }
@@ -87,6 +89,7 @@ impl Verb {
             Verb::Rollback(_) => "rollback",
             Verb::List(_) => "list",
             Verb::Destroy(_) => "destroy",
+            Verb::Prune(_) => "prune",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Shell(_) => "shell",
@@ -94,6 +97,7 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Log(_) => "log",
             Verb::Check(_) => "check",
+            Verb::Doctor(_) => "doctor",
             Verb::Menu(_) => "menu",
             Verb::Completions(_) => "completions",
         }

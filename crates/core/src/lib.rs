@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod chroot;
 pub mod config;
+pub mod doctor;
 pub mod execute;
 pub mod fstab;
 pub mod glob;
@@ -23,10 +24,12 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 mod proven;
+pub mod prune;
 pub mod record;
 pub mod refusal;
 pub mod session;
 pub mod stale;
+pub mod status;
 pub mod store;
 pub mod upgrade;
 

@@ -272,7 +272,7 @@ fn observe_system(
 }
 
 /// Which subvolume a path lies in.
-fn subvolume_at(path: &Path) -> Option<u64> {
+pub(crate) fn subvolume_at(path: &Path) -> Option<u64> {
     let file = std::fs::File::open(path).ok()?;
     be_btrfs::subvolume_of(&file).ok().map(|within| within.id)
 }

@@ -76,6 +76,19 @@ impl LeftBehind {
 /// # Errors
 /// When the filesystem's trees cannot be read.
 pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Result<LeftBehind> {
+    session.store.top.sync()?;
+    left_behind_at_last_commit(session, inv, env)
+}
+
+/// As [`left_behind`], without what is only in memory: it does not wait for the disk.
+///
+/// # Errors
+/// When the filesystem's trees cannot be read.
+pub fn left_behind_at_last_commit(
+    session: &Session,
+    inv: &Inventory,
+    env: &Environment,
+) -> Result<LeftBehind> {
     let mut left = LeftBehind {
         target: env.name().to_string(),
         ..LeftBehind::default()
@@ -104,7 +117,7 @@ pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Res
     let changed = session
         .store
         .top
-        .changed_files(root.id, base.generation, base_id, &under)?;
+        .committed_changes(root.id, base.generation, base_id, &under)?;
     // A directory above a changed file is only the way to it.
     let all: Vec<_> = changed.iter().map(|c| &c.path).collect();
     left.paths = changed

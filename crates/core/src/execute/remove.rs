@@ -50,7 +50,7 @@ fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
     }))
 }
 
-/// Delete these subvolumes, then the directory if nothing else is in it.
+/// Delete these subvolumes, then the directory if nothing else is in it. The caller syncs.
 fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
     let dir = &session.store.dir;
     for (path, uuid) in subvolumes {
@@ -65,9 +65,7 @@ fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Resul
             .delete_subvolume(parent.fd(), name, *uuid)?;
     }
     dir.remove_tree(at)
-        .with_context(|| format!("/{} is left behind", at.display()))?;
-    // Also wakes the cleaner, so that the space comes back soon.
-    Ok(session.store.top.sync()?)
+        .with_context(|| format!("/{} is left behind", at.display()))
 }
 
 /// Take away what an interrupted `be` left. Gives a sentence for each thing done.
@@ -128,7 +126,8 @@ pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
         ancestors = vec![info.uuid];
         ours.push((PathBuf::from(path), info.uuid));
     }
-    delete(session, &work, &ours)
+    delete(session, &work, &ours)?;
+    Ok(session.store.top.sync()?)
 }
 
 fn finish_gone(session: &Session, name: &str) -> Result<()> {
@@ -142,7 +141,8 @@ fn finish_gone(session: &Session, name: &str) -> Result<()> {
         .flat_map(Record::made)
         .filter_map(|(path, uuid)| Some((path, uuid.parse().ok()?)))
         .collect();
-    delete(session, &gone, &ours)
+    delete(session, &gone, &ours)?;
+    Ok(session.store.top.sync()?)
 }
 
 fn read_record(session: &Session, at: &Path, name: &str) -> Result<Option<Record>> {

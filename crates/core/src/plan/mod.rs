@@ -5,6 +5,7 @@ mod activate;
 mod create;
 mod destroy;
 mod init;
+mod prune;
 mod step;
 
 pub use activate::{Activate, activate, rollback_target};
@@ -12,6 +13,7 @@ pub use create::{Create, MIN_FREE, create, default};
 pub(crate) use destroy::removal_list;
 pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
+pub use prune::{Reason, judge, prune};
 pub use step::{CloneSpec, Member, Plan, Proofs, Removal, Step};
 
 #[cfg(test)]
