@@ -18,6 +18,9 @@ use crate::store::Lock;
 /// How long to wait for the space of what was deleted.
 const SPACE: Duration = Duration::from_secs(120);
 
+/// Bytes by which free space has to grow for a deletion to have been of use.
+const GAIN: u64 = 1 << 20;
+
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Pruned {
@@ -76,9 +79,18 @@ pub fn run<Tz: TimeZone>(
     if !done.deleted.is_empty() {
         delete(session, inv, &done.deleted, lock, &mut done.notes)?;
     }
-    done.free = free(session)?;
+    let mut room = session.store.top.space()?;
+    let mut helped = true;
     for name in &judgement.spare {
-        if !is_short(session, done.free) {
+        if !is_short(session, free(&room)) {
+            break;
+        }
+        if !helped && room.metadata_available() < room.data_available() {
+            done.notes.push(
+                "metadata is short, not data, and deleting gives none back: \
+                 btrfs balance start -dusage=20 / may, then: be prune"
+                    .into(),
+            );
             break;
         }
         let inv = session.observe()?;
@@ -93,14 +105,17 @@ pub fn run<Tz: TimeZone>(
                 &mut done.notes,
             )?;
             done.for_space.push(name.clone());
-            done.free = free(session)?;
+            let before = free(&room);
+            room = session.store.top.space()?;
+            helped = free(&room) >= before + GAIN;
         }
     }
+    done.free = free(&room);
     if is_short(session, done.free) {
         let kept = judgement.verdicts.iter().filter(|v| v.fate == Fate::Keep);
         done.notes.push(format!(
             "{} MiB are free, {} are wanted (min_free_mib): the {} that stay may not be deleted, \
-             and be can free nothing else; be prune -n -v says why each stays",
+             and be can free nothing else; be prune -n says why each stays",
             done.free >> 20,
             session.config.prune.min_free_mib,
             kept.count()
@@ -138,7 +153,7 @@ fn delete(
     Ok(())
 }
 
-fn free(session: &Session) -> Result<u64> {
-    let space = session.store.top.space()?;
-    Ok(space.data_available().min(space.metadata_available()))
+/// What can be written: data or metadata, whichever ends first.
+fn free(space: &be_btrfs::Space) -> u64 {
+    space.data_available().min(space.metadata_available())
 }
