@@ -11,7 +11,7 @@ use crate::execute::execute;
 use crate::model::Inventory;
 use crate::name::EnvName;
 use crate::plan::{self, Reason};
-use crate::policy::{Fate, Judgement};
+use crate::policy::Judgement;
 use crate::session::Session;
 use crate::store::Lock;
 
@@ -80,7 +80,7 @@ pub fn run<Tz: TimeZone>(
         delete(session, inv, &done.deleted, lock, &mut done.notes)?;
     }
     let mut room = session.store.top.space()?;
-    let mut helped = true;
+    let (mut helped, mut stopped) = (true, false);
     for name in &judgement.spare {
         if !is_short(session, free(&room)) {
             break;
@@ -91,6 +91,7 @@ pub fn run<Tz: TimeZone>(
                  btrfs balance start -dusage=20 / may, then: be prune"
                     .into(),
             );
+            stopped = true;
             break;
         }
         let inv = session.observe()?;
@@ -111,14 +112,13 @@ pub fn run<Tz: TimeZone>(
         }
     }
     done.free = free(&room);
-    if is_short(session, done.free) {
-        let kept = judgement.verdicts.iter().filter(|v| v.fate == Fate::Keep);
+    if is_short(session, done.free) && !stopped {
+        let stay = judgement.verdicts.len() - done.deleted.len() - done.for_space.len();
         done.notes.push(format!(
-            "{} MiB are free, {} are wanted (min_free_mib): the {} that stay may not be deleted, \
-             and be can free nothing else; be prune -n says why each stays",
+            "{} MiB are free, {} are wanted (min_free_mib), and no more may be deleted: \
+             be prune -n says why each of the {stay} stays",
             done.free >> 20,
             session.config.prune.min_free_mib,
-            kept.count()
         ));
     }
     done.judgement = judgement;

@@ -166,11 +166,14 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
     })
 }
 
-/// The environment that will run one day: the one that boots next, else the newest complete
-/// one that nobody booted yet.
+/// The environment that will run one day: the one that boots next, else the newest upgrade
+/// that nobody booted yet. A mere clone may be there to be gone back to.
 fn to_come(inv: &Inventory) -> Option<&Environment> {
     let next = inv.environments.iter().find(|e| e.next && !e.running);
-    let ready = |e: &&Environment| !e.running && e.root.is_some() && e.state() == State::Ready;
+    let ready = |e: &&Environment| {
+        let upgraded = e.record.upgrade.is_some() && e.state() == State::Ready;
+        upgraded && !e.running && e.root.is_some()
+    };
     next.or_else(|| inv.environments.iter().rev().find(ready))
 }
 
@@ -276,7 +279,7 @@ fn of_upgrade(env: &Environment) -> Option<Pending> {
                 )
             }
         }
-        State::Ready if !env.running => Pending {
+        State::Ready if !env.running && (upgrade.is_some() || env.next) => Pending {
             since: Some(ended.unwrap_or(env.record.created)),
             remedy: (!env.next).then(|| format!("be activate {name}")),
             ..match upgrade {
@@ -386,7 +389,6 @@ mod tests {
             ("busy", "upgrading"),
             ("cut", "failed"),
             ("new", "not-booted"),
-            ("copy", "not-booted"),
             ("gone", "root-gone"),
             ("unlisted", "no-entry"),
             ("bad", "bad"),
@@ -398,6 +400,12 @@ mod tests {
         let busy = &pending(&inv)[0];
         assert_eq!(busy.phase, Some(Phase::Merge));
         assert_eq!(busy.since, Some(now()));
+        assert_eq!(to_come(&inv).unwrap().name().as_str(), "new");
+        let at = |n: &str| inv.environments.iter().position(|e| e.name().as_str() == n);
+        let copy = at("copy").unwrap();
+        inv.environments[0].next = false;
+        inv.environments[copy].next = true;
+        assert_eq!(pending(&inv)[3].environment, "copy");
         assert_eq!(to_come(&inv).unwrap().name().as_str(), "copy");
     }
 

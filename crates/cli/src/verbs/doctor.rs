@@ -6,7 +6,7 @@ use be_core::refusal::exit;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::reporter::Outcome;
+use crate::reporter::{Outcome, count};
 
 /// Look for wrong states of the store, the menu and the system, and name what mends each.
 ///
@@ -106,15 +106,15 @@ fn code(problems: &[Problem]) -> u8 {
 }
 
 fn sum(problems: &[Problem]) -> String {
-    let count = |s: Severity| problems.iter().filter(|p| p.severity == s).count();
+    let of = |s: Severity| problems.iter().filter(|p| p.severity == s).count();
     let mendable = problems.iter().filter(|p| p.repair.is_some()).count();
     if doctor::is_clean(problems) {
         return "nothing is wrong\n".to_owned();
     }
     let mut sum = format!(
-        "{} errors, {} warnings",
-        count(Severity::Error),
-        count(Severity::Warning)
+        "{}, {}",
+        count(of(Severity::Error), "error"),
+        count(of(Severity::Warning), "warning")
     );
     if mendable > 0 {
         sum.push_str(&format!("; be doctor --repair mends {mendable}"));

@@ -7,7 +7,7 @@ use chrono::{DateTime, FixedOffset, Local};
 use serde_json::{Map, Value, json};
 
 use crate::context::Context;
-use crate::reporter::Outcome;
+use crate::reporter::{Outcome, count};
 
 /// Say where this machine is: what runs, what boots next and why, what is unfinished.
 #[derive(Debug, clap::Args)]
@@ -52,16 +52,17 @@ fn text(found: &Status) -> String {
     line(
         "space",
         &format!(
-            "{} free for data, {} for metadata; {} environments",
+            "{} free for data, {} for metadata; {}",
             size(found.space.data),
             size(found.space.metadata),
-            found.environments
+            count(found.environments, "environment")
         ),
     );
     let setup = match (found.setup.errors, found.setup.warnings) {
         (0, 0) => "nothing is wrong at a quick look".to_owned(),
         (errors, warnings) => {
-            format!("{errors} errors, {warnings} warnings: be doctor names them")
+            let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+            format!("{errors}, {warnings}: be doctor names them")
         }
     };
     line("setup", &setup);
@@ -112,28 +113,22 @@ fn unfinished(pending: &Pending) -> String {
 }
 
 fn owed(debt: &Debt) -> String {
-    let some = |n: usize, one: &str, more: &str, how: &str| match n {
-        0 => None,
-        1 => Some(format!("1 {one} ({how})")),
-        n => Some(format!("{n} {more} ({how})")),
-    };
+    let some = |n: usize, what: String, how: &str| (n > 0).then(|| format!("{what} ({how})"));
+    let (config, libs) = (debt.config.len(), debt.preserved_libs.len());
     let parts = [
         some(
-            debt.config.len(),
-            "new configuration file to merge",
-            "new configuration files to merge",
+            config,
+            count(config, "new configuration file"),
             "dispatch-conf",
         ),
         some(
             debt.news,
-            "unread news item",
-            "unread news items",
+            count(debt.news, "unread news item"),
             "eselect news read",
         ),
         some(
-            debt.preserved_libs.len(),
-            "library kept for old programs",
-            "libraries kept for old programs",
+            libs,
+            format!("kept for old programs: {libs} of the libraries"),
             "emerge @preserved-rebuild",
         ),
     ];
@@ -203,7 +198,7 @@ mod tests {
         assert_eq!(
             owed(&debt),
             "1 unread news item (eselect news read), \
-             2 libraries kept for old programs (emerge @preserved-rebuild)"
+             kept for old programs: 2 of the libraries (emerge @preserved-rebuild)"
         );
     }
 }
