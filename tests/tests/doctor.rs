@@ -399,6 +399,8 @@ fn grubs_own_files() -> Result<()> {
         (&status["once"], &status["next_why"]),
         (&"be-x".into(), &"once".into())
     );
+    let kept = system.unchanged_by(77, &["-n", "prune"])?;
+    ensure!(kept.stdout.contains("grub-reboot"), "{}", kept.stdout);
     fs::remove_file(system.path("/boot/grub/grubenv"))?;
 
     // An entry of grub-mkconfig for an environment that is gone.

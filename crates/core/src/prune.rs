@@ -46,12 +46,19 @@ pub fn judge<Tz: TimeZone>(
     now: &DateTime<Tz>,
 ) -> Result<Judgement> {
     let uses = session.uses(inv)?;
+    let reason = |why: &'static str| {
+        move |name| Reason {
+            name,
+            why: why.to_owned(),
+        }
+    };
+    let chosen = doctor::chosen_by_grub_reboot(session, inv);
     let also: Vec<_> = doctor::grub_installed_in(session, inv)
         .into_iter()
-        .map(|name| Reason {
-            name,
-            why: "grub-install was run in it: GRUB may read its own files from there".into(),
-        })
+        .map(reason(
+            "grub-install was run in it: GRUB may read its own files from there",
+        ))
+        .chain(chosen.map(reason("grub-reboot chose it: it boots next")))
         .collect();
     Ok(plan::judge(inv, &uses, &also, &session.config.prune, now)?)
 }

@@ -69,6 +69,8 @@ pub struct Next {
     pub default: Option<EnvName>,
     /// What grub-reboot chose, which goes before: the id of an entry.
     pub once: Option<String>,
+    /// That choice stays until somebody takes it back.
+    pub sticks: bool,
     /// Which of them it is.
     pub why: Why,
 }
@@ -210,6 +212,7 @@ fn next(inv: &Inventory, once: Option<String>) -> Next {
     Next {
         default: default.map(|e| e.name().clone()),
         once,
+        sticks: doctor::choice_sticks(inv),
         why,
     }
 }

@@ -82,10 +82,11 @@ fn next(next: &Next, running: Option<&be_core::name::EnvName>) -> String {
             let else_default = default
                 .as_ref()
                 .map_or(String::new(), |d| format!(", not {d}"));
-            format!(
-                "{entry}, chosen by grub-reboot{else_default}; GRUB cannot clear that on btrfs: \
-                 grub-editenv - unset next_entry"
-            )
+            let sticks = match next.sticks {
+                true => "; GRUB cannot clear that on btrfs: grub-editenv - unset next_entry",
+                false => ", for one boot",
+            };
+            format!("{entry}, chosen by grub-reboot{else_default}{sticks}")
         }
         (Why::NoDefault, _) | (Why::Default, None) => {
             "as your grub.cfg says: the menu has no default".into()

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::model::Inventory;
 use crate::name::EnvName;
+use crate::session::Session;
 
 pub use grub::{GrubFiles, grub_installed_in};
 pub use observe::{Depth, EnvFacts, MenuFacts, Mode, Observation, ScriptFact, Swapfile, observe};
@@ -145,6 +146,23 @@ impl fmt::Display for Repair {
             Repair::Hook => write!(f, "add the menu of be to grub.cfg"),
         }
     }
+}
+
+/// Whether GRUB cannot clear a choice by grub-reboot, because it cannot write to btrfs.
+pub fn choice_sticks(inv: &Inventory) -> bool {
+    check::choice_sticks(inv)
+}
+
+/// The environment that grub-reboot chose: its entry goes before what the menu boots.
+pub fn chosen_by_grub_reboot(session: &Session, inv: &Inventory) -> Option<EnvName> {
+    let entry = observe::next_entry(session, inv)?;
+    // Of SUBMENU>ENTRY the entry.
+    let id = entry.rsplit('>').next()?;
+    let chosen = inv.environments.iter().map(|e| e.name());
+    chosen
+        .into_iter()
+        .find(|n| crate::entry_id(n) == id)
+        .cloned()
 }
 
 /// All that is wrong, the worst first.

@@ -5,4 +5,6 @@ mod prune;
 pub use prune::{Candidate, Fate, Judgement, Kind, UNFINISHED_DAYS, Verdict, judge};
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

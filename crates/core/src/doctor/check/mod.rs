@@ -1,11 +1,14 @@
 //! The checks. Each is a pure function of what was seen.
 
 mod boot;
+mod grub;
 mod store;
 mod system;
 
 #[cfg(test)]
 mod tests;
+
+pub(super) use grub::choice_sticks;
 
 use super::{Observation, Problem, Repair, Severity};
 use crate::model::{Environment, Inventory};
@@ -28,13 +31,13 @@ pub(super) const ALL: &[Check] = &[
     boot::menu,
     boot::menu_default,
     boot::menu_entries,
-    boot::hook,
-    boot::scripts,
-    boot::grub_home,
-    boot::grub_elsewhere,
-    boot::grub_cfg_entries,
-    boot::grub_choice,
-    boot::default_subvolume,
+    grub::hook,
+    grub::scripts,
+    grub::grub_home,
+    grub::grub_elsewhere,
+    grub::grub_cfg_entries,
+    grub::grub_choice,
+    grub::default_subvolume,
     system::layout,
     system::swapfiles,
     system::space,

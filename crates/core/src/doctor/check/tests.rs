@@ -10,7 +10,7 @@ use super::super::{
 use crate::fstab::Fstab;
 use crate::hook::Script;
 use crate::menu::Written;
-use crate::model::Inventory;
+use crate::model::{Inventory, Place};
 use crate::plan::fixture::{env, inventory, name};
 use crate::record::State;
 
@@ -321,6 +321,12 @@ fn entries_of_others() {
     let problem = only(|_, seen| seen.next_entry = Some("be-new".into()));
     is(&problem, "grub-choice", Severity::Warning, false);
     assert!(problem.remedy.contains("grub-editenv"));
+    // Where GRUB can write, it is a choice like any other.
+    let problem = only(|inv, seen| {
+        seen.next_entry = Some("be-new".into());
+        inv.menu.config.as_mut().unwrap().place = Place::SystemRoot("boot/grub/grub.cfg".into());
+    });
+    is(&problem, "grub-choice", Severity::Note, false);
 }
 
 #[test]
