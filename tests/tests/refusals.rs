@@ -128,7 +128,9 @@ fn wrong_wishes() -> Result<()> {
 #[ignore = "needs root, loop devices and the lab"]
 fn wrong_places() -> Result<()> {
     let system = System::small()?;
-    for verb in ["list", "create", "status", "menu", "check"] {
+    for verb in [
+        "list", "create", "status", "menu", "check", "prune", "doctor",
+    ] {
         let outcome = system.unchanged_by(REFUSED, &[verb])?;
         assert!(outcome.error().contains("does not manage"));
         outcome.says(&["next: be init"]);
@@ -252,6 +254,7 @@ fn another_be_holds_the_lock() -> Result<()> {
         &["rollback", "x"],
         &["destroy", "-y", "x"],
         &["menu"],
+        &["prune"],
         &["init"],
     ] {
         system.refuses(BUSY, verb, &["another be is at work"])?;

@@ -62,6 +62,20 @@ impl TopLevel {
         under: &[&Path],
     ) -> Result<Vec<ChangedFile>> {
         self.sync()?;
+        self.committed_changes(subvolume, since, base, under)
+    }
+
+    /// As [`TopLevel::changed_files`] without writing to disk first: what is only in
+    /// memory is not seen. For who must not wait for a busy disk.
+    ///
+    /// Errors: `ENOENT` if there is no such subvolume.
+    pub fn committed_changes(
+        &self,
+        subvolume: u64,
+        since: u64,
+        base: Option<u64>,
+        under: &[&Path],
+    ) -> Result<Vec<ChangedFile>> {
         let mut scan = Scan {
             fd: self.fd(),
             tree: subvolume,

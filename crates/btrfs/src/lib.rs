@@ -16,6 +16,7 @@
 //! environment.
 
 mod changed;
+mod cleaned;
 mod error;
 mod info;
 mod ioctl;

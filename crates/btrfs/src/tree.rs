@@ -14,9 +14,9 @@ use crate::ioctl::{self, Range, Searcher};
 use crate::{Result, SubvolumeInfo, TOP_LEVEL_ID, TopLevel, Uuid};
 
 /// `BTRFS_ROOT_TREE_OBJECTID`.
-const ROOT_TREE: u64 = 1;
+pub(crate) const ROOT_TREE: u64 = 1;
 /// `BTRFS_ROOT_ITEM_KEY`: object = the subvolume.
-const ROOT_ITEM: u8 = 132;
+pub(crate) const ROOT_ITEM: u8 = 132;
 /// `BTRFS_ROOT_BACKREF_KEY`: object = the subvolume, offset = the one that
 /// contains it.
 const ROOT_BACKREF: u8 = 144;

@@ -71,6 +71,7 @@ pub enum Verb {
     Describe(verbs::describe::Args),
     Pin(verbs::pin::Args),
     Unpin(verbs::unpin::Args),
+    Prune(verbs::prune::Args),
     Mount(verbs::mount::Args),
     #[command(alias = "unmount")]
     Umount(verbs::umount::Args),
@@ -79,6 +80,7 @@ pub enum Verb {
     Status(verbs::status::Args),
     Log(verbs::log::Args),
     Check(verbs::check::Args),
+    Doctor(verbs::doctor::Args),
     Menu(verbs::menu::Args),
     Layout(verbs::layout::Args),
     Completions(verbs::completions::Args),

@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub dry_run: bool,
     /// The name that be was called by.
     pub spelling: Spelling,
+    /// How much more to say.
+    pub verbose: u8,
     /// The one that prints.
     pub reporter: &'a mut Reporter,
 }
@@ -47,6 +49,7 @@ impl<'a> Context<'a> {
             now: Local::now().fixed_offset(),
             dry_run: global.dry_run,
             spelling,
+            verbose: global.verbose,
             reporter,
         })
     }

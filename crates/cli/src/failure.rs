@@ -80,7 +80,7 @@ impl Failure {
             return Some(failed.hint());
         }
         match self.code() {
-            exit::NO_SPACE => Some("make room, for example: be list, be destroy NAME".into()),
+            exit::NO_SPACE => Some("make room: be prune, or be list and be destroy NAME".into()),
             exit::NOTHING => None,
             _ => Some("be status".into()),
         }

@@ -81,6 +81,7 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::Describe(args) => describe::run(args, &mut ctx),
         Verb::Pin(args) => pin::run(args, &mut ctx),
         Verb::Unpin(args) => unpin::run(args, &mut ctx),
+        Verb::Prune(args) => prune::run(args, &mut ctx),
         Verb::Mount(args) => mount::run(args, &mut ctx),
         Verb::Umount(args) => umount::run(args, &mut ctx),
         Verb::Shell(args) => shell::run(args, &mut ctx),
@@ -89,6 +90,7 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::Log(args) => log::run(args, &mut ctx),
         Verb::Check(args) => check::run(args, &mut ctx),
         Verb::Layout(args) => layout::run(args, &mut ctx),
+        Verb::Doctor(args) => doctor::run(args, &mut ctx),
         Verb::Menu(args) => menu::run(args, &mut ctx),
         Verb::Completions(_) => unreachable!("handled above"),
     }
@@ -108,6 +110,7 @@ impl Verb {
             Verb::Describe(_) => "describe",
             Verb::Pin(_) => "pin",
             Verb::Unpin(_) => "unpin",
+            Verb::Prune(_) => "prune",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Shell(_) => "shell",
@@ -116,6 +119,7 @@ impl Verb {
             Verb::Log(_) => "log",
             Verb::Check(_) => "check",
             Verb::Layout(_) => "layout",
+            Verb::Doctor(_) => "doctor",
             Verb::Menu(_) => "menu",
             Verb::Completions(_) => "completions",
         }

@@ -199,6 +199,14 @@ impl Reporter {
     }
 }
 
+/// `1 error`, `2 errors`.
+pub fn count(n: usize, one: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    }
+}
+
 fn head(verb: &str) -> Map<String, Value> {
     let mut head = Map::new();
     head.insert("schema".into(), json!("be/v1"));

@@ -1,6 +1,8 @@
 //! /etc/be/be.toml. Every key is optional; an unknown key or a bad value is an error.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use crate::glob::Glob;
 
 /// Where the configuration is, below the system's root.
 pub const PATH: &str = "etc/be/be.toml";
@@ -13,6 +15,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// `[menu]`
     pub menu: Menu,
+    /// `[prune]`
+    pub prune: Prune,
 }
 
 /// How `be upgrade` works.
@@ -48,6 +52,54 @@ pub struct Menu {
     pub kernel_arguments: Option<String>,
 }
 
+/// What `be prune` keeps. Where several rules speak, the one that keeps goes before, but for
+/// the age.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prune {
+    /// How many of the newest are kept.
+    pub keep: usize,
+    /// How many of the newest are kept however old they are and however short the space.
+    pub min_keep: usize,
+    /// What is older goes, whatever the counts say; in days, 0 for no limit.
+    pub max_age_days: u32,
+    /// The newest of each of so many hours.
+    pub hourly: usize,
+    /// The newest of each of so many days.
+    pub daily: usize,
+    /// The newest of each of so many weeks.
+    pub weekly: usize,
+    /// The newest of each of so many months.
+    pub monthly: usize,
+    /// Names that are never pruned.
+    pub keep_names: Vec<Glob>,
+    /// How long what failed is kept, in days since somebody last worked on it.
+    pub failed_days: u32,
+    /// MiB that should be free: while they are not, the oldest go, down to `min_keep`. 0 for
+    /// no such goal.
+    pub min_free_mib: u64,
+    /// Prune when an upgrade has ended well.
+    pub after_upgrade: bool,
+}
+
+impl Default for Prune {
+    fn default() -> Self {
+        Self {
+            keep: 5,
+            min_keep: 2,
+            max_age_days: 0,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            keep_names: Vec::new(),
+            failed_days: 7,
+            min_free_mib: 0,
+            after_upgrade: false,
+        }
+    }
+}
+
 impl Config {
     /// Read the text of be.toml.
     ///
@@ -74,6 +126,8 @@ mod tests {
             error.contains("line 2") && error.contains("snyc"),
             "{error}"
         );
+        let error = Config::parse("[prune]\nkeep_names = [\"a*\", \"b/c\"]\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("b/c"), "{error}");
         let error = Config::parse("[upgrade]\n\nmin_free_mib = \"x\"\n").unwrap_err();
         assert!(error.contains("line 3"), "{error}");
     }

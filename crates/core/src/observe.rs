@@ -431,7 +431,7 @@ fn observe_system(
 }
 
 /// Which subvolume a path lies in.
-fn subvolume_at(path: &Path) -> Option<u64> {
+pub(crate) fn subvolume_at(path: &Path) -> Option<u64> {
     let file = std::fs::File::open(path).ok()?;
     be_btrfs::subvolume_of(&file).ok().map(|within| within.id)
 }
@@ -585,11 +585,18 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
             let namespace = std::fs::read_link(process.path().join("ns/mnt"))?;
             // A chroot shows only what is mounted below it.
             let root = std::fs::read_link(process.path().join("root"))?;
-            let text = std::fs::read(process.path().join("mountinfo"))?;
-            Ok((namespace, root, text))
+            let here = namespace == own;
+            let place = (namespace, root);
+            // The kernel writes a mountinfo anew for each reader: one of each kind is enough.
+            let text = match seen.contains(&place) {
+                true => None,
+                false => Some(std::fs::read(process.path().join("mountinfo"))?),
+            };
+            Ok((here, place, text))
         };
-        let (namespace, root, text) = match read() {
-            Ok(found) => found,
+        let (here, place, text) = match read() {
+            Ok((here, place, Some(text))) => (here, place, text),
+            Ok((_, _, None)) => continue,
             // A process that ended while we looked holds nothing. One that root may not look
             // at is an init with more rights than this root, in some virtual machines.
             Err(e)
@@ -604,11 +611,6 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
                 return Err(e).with_context(|| format!("cannot read the mounts of process {pid}"));
             }
         };
-        let here = namespace == own;
-        let place = (namespace, root);
-        if seen.contains(&place) {
-            continue;
-        }
         seen.push(place);
         let rows = mountinfo::parse(&String::from_utf8_lossy(&text));
         uses.extend(

@@ -238,7 +238,7 @@ impl Refusal {
                 path.display()
             ),
             Busy { .. } => "try again when it has ended; be status shows it".into(),
-            NoSpace { .. } => "make room, for example: be list, be destroy NAME".into(),
+            NoSpace { .. } => "make room: be prune, or be list and be destroy NAME".into(),
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
             Next { .. } => "activate another environment first: be activate NAME".into(),
             GrubHome { .. } => "keep it: GRUB reads them at every boot".into(),

@@ -77,6 +77,19 @@ impl LeftBehind {
 /// # Errors
 /// When the filesystem's trees cannot be read.
 pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Result<LeftBehind> {
+    session.store.top.sync()?;
+    left_behind_at_last_commit(session, inv, env)
+}
+
+/// As [`left_behind`], without what is only in memory: it does not wait for the disk.
+///
+/// # Errors
+/// When the filesystem's trees cannot be read.
+pub fn left_behind_at_last_commit(
+    session: &Session,
+    inv: &Inventory,
+    env: &Environment,
+) -> Result<LeftBehind> {
     let mut left = LeftBehind {
         target: env.name().to_string(),
         ..LeftBehind::default()
@@ -107,7 +120,7 @@ pub fn left_behind(session: &Session, inv: &Inventory, env: &Environment) -> Res
         if under.is_empty() {
             continue;
         }
-        let found = session.store.top.changed_files(
+        let found = session.store.top.committed_changes(
             now.id,
             base.generation,
             base_node.map(|n| n.id),

@@ -1,93 +1,205 @@
 //! `be status`
 
 use anyhow::Result;
-use be_core::record::State;
-use serde_json::json;
+use be_core::portage::state::Debt;
+use be_core::status::{self, Next, Pending, Status, Why};
+use chrono::{DateTime, FixedOffset, Local};
+use serde_json::{Map, Value, json};
 
 use crate::context::Context;
-use crate::reporter::Outcome;
+use crate::reporter::{Outcome, count};
 
-/// Say where this machine is: what runs, what boots next, what is unfinished.
+/// Say where this machine is: what runs, what boots next and why, what is unfinished.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
 pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     inv.initialised()?;
-    let running = inv.environments.iter().find(|e| e.running);
-    let next = inv.environments.iter().find(|e| e.next);
-    let name = |e: Option<&be_core::model::Environment>| e.map(|e| e.name().to_string());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = status::status(&ctx.session, &inv, &path)?;
+    Ok(Outcome::new(document(&found, inv.menu.hooked, inv.fs.free))
+        .text(text(&found))
+        .notes(found.notes.clone()))
+}
+
+fn text(found: &Status) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| text.push_str(&format!("{label:9} {value}\n"));
-    match running {
-        Some(env) => line("running", env.name().as_str()),
+    let kernel = found.kernel.as_ref();
+    let kernel = kernel.map_or(String::new(), |k| format!(", Linux {k}"));
+    match &found.running {
+        Some(name) => line("running", &format!("{name} ({}){kernel}", found.root)),
         None => line(
             "running",
-            &format!("{} (not an environment: be init)", inv.system.root.option()),
+            &format!("{} (not an environment: be init){kernel}", found.root),
         ),
     }
-    let why = match (&inv.menu.damage, next, inv.menu.hooked) {
-        (Some(why), ..) => {
+    line("next", &next(&found.next, found.running.as_ref()));
+    for pending in &found.pending {
+        line("pending", &unfinished(pending));
+    }
+    if let Some(behind) = found
+        .left_behind
+        .as_ref()
+        .and_then(|l| l.sentences().into_iter().next())
+    {
+        line("behind", &behind);
+    }
+    for (name, debt) in &found.debts {
+        line("to do", &format!("{name}: {}", owed(debt)));
+    }
+    line(
+        "space",
+        &format!(
+            "{} free for data, {} for metadata; {}",
+            size(found.space.data),
+            size(found.space.metadata),
+            count(found.environments, "environment")
+        ),
+    );
+    let setup = match (found.setup.errors, found.setup.warnings) {
+        (0, 0) => "nothing is wrong at a quick look".to_owned(),
+        (errors, warnings) => {
+            let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+            format!("{errors}, {warnings}: be doctor names them")
+        }
+    };
+    line("setup", &setup);
+    text
+}
+
+fn next(next: &Next, running: Option<&be_core::name::EnvName>) -> String {
+    match (&next.why, &next.default) {
+        (Why::Unknown(why), _) => {
             format!("unknown: the menu cannot be read ({why}); be menu writes it anew")
         }
-        (_, _, false) => "as your grub.cfg says: it does not read the menu of be (be init)".into(),
-        (_, None, _) => "as your grub.cfg says: the menu has no default".into(),
-        (_, Some(env), _) if running.is_some_and(|r| r.name() == env.name()) => {
-            format!("{} (no change)", env.name())
+        (Why::NotHooked, _) => {
+            "as your grub.cfg says: it does not read the menu of be (be init)".into()
         }
-        (_, Some(env), _) => format!("{} (activated)", env.name()),
-    };
-    line("next", &why);
-    line("free", &format!("{} MiB", inv.fs.free >> 20));
-    let mut pending = Vec::new();
-    for env in &inv.environments {
-        let upgrade = env.record.upgrade.as_ref();
-        let phase = upgrade.map_or("clone", |u| u.phase.as_str());
-        match env.state() {
-            State::Building => {
-                pending.push(format!("{}: an upgrade is running ({phase})", env.name()))
-            }
-            State::Failed => {
-                let why = upgrade.and_then(|u| u.error.clone());
-                let why = why.unwrap_or_else(|| "it was cut off".into());
-                pending.push(format!(
-                    "{0}: the upgrade failed in phase {phase}: {why} (be upgrade --continue {0}, or be destroy {0})",
-                    env.name()
-                ));
-            }
-            State::Ready if !env.running && upgrade.is_some() => {
-                pending.push(format!("{}: upgraded, not booted yet", env.name()));
-            }
-            _ => {}
+        (Why::Once, default) => {
+            let entry = next.once.as_deref().unwrap_or_default();
+            let else_default = default
+                .as_ref()
+                .map_or(String::new(), |d| format!(", not {d}"));
+            let sticks = match next.sticks {
+                true => "; GRUB cannot clear that on btrfs: grub-editenv - unset next_entry",
+                false => ", for one boot",
+            };
+            format!("{entry}, chosen by grub-reboot{else_default}{sticks}")
         }
-        let listed = inv.menu.entries.iter().any(|e| e == env.name().as_str());
-        if env.usable() && env.root.is_some() && !listed {
-            pending.push(format!(
-                "{}: no entry in the menu (be menu writes it, or says why not)",
-                env.name()
-            ));
+        (Why::NoDefault, _) | (Why::Default, None) => {
+            "as your grub.cfg says: the menu has no default".into()
         }
-        if env.root.is_none() {
-            pending.push(format!("{}: its root subvolume is gone", env.name()));
+        (Why::Default, Some(name)) if running == Some(name) => format!("{name} (no change)"),
+        (Why::Default, Some(name)) => format!("{name} (activated)"),
+    }
+}
+
+fn local(time: DateTime<FixedOffset>) -> String {
+    let time = time.with_timezone(&Local);
+    time.format("%Y-%m-%d %H:%M").to_string()
+}
+
+fn unfinished(pending: &Pending) -> String {
+    let since = pending.since.map(|t| format!(", {}", local(t)));
+    let remedy = pending.remedy.as_ref().map(|r| format!(" ({r})"));
+    format!(
+        "{}: {}{}{}",
+        pending.environment,
+        pending.text,
+        since.unwrap_or_default(),
+        remedy.unwrap_or_default()
+    )
+}
+
+fn owed(debt: &Debt) -> String {
+    let some = |n: usize, what: String, how: &str| (n > 0).then(|| format!("{what} ({how})"));
+    let (config, libs) = (debt.config.len(), debt.preserved_libs.len());
+    let parts = [
+        some(
+            config,
+            count(config, "new configuration file"),
+            "dispatch-conf",
+        ),
+        some(
+            debt.news,
+            count(debt.news, "unread news item"),
+            "eselect news read",
+        ),
+        some(
+            libs,
+            format!("kept for old programs: {libs} of the libraries"),
+            "emerge @preserved-rebuild",
+        ),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes in a unit that a person can compare.
+fn size(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let mib = bytes as f64 / f64::from(1 << 20);
+    match mib {
+        m if m < 1024.0 => format!("{m:.0} MiB"),
+        m => format!("{:.1} GiB", m / 1024.0),
+    }
+}
+
+fn document(found: &Status, hooked: bool, free: u64) -> Value {
+    let debts: Map<String, Value> = found
+        .debts
+        .iter()
+        .map(|(name, debt)| (name.to_string(), json!(debt)))
+        .collect();
+    let left_behind = found.left_behind.as_ref().map(|left| {
+        let counts: Map<String, Value> = left
+            .counts()
+            .into_iter()
+            .map(|(dir, n)| (dir, json!(n)))
+            .collect();
+        json!({ "environment": left.target, "unrelated": left.unrelated, "counts": counts })
+    });
+    json!({
+        "running": found.running,
+        "root": found.root,
+        "kernel": found.kernel,
+        "next": found.next.default,
+        "next_why": found.next.why.as_str(),
+        "once": found.next.once,
+        "hooked": hooked,
+        "pending": found.pending,
+        "left_behind": left_behind,
+        "debt": debts,
+        "free": free,
+        "space": found.space,
+        "environments": found.environments,
+        "setup": found.setup,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in [(0, "0 MiB"), (1023 << 20, "1023 MiB"), (3 << 29, "1.5 GiB")] {
+            assert_eq!(size(bytes), text);
         }
     }
-    for (name, why) in &inv.damaged {
-        pending.push(format!("{name}: its record cannot be read: {why}"));
+
+    #[test]
+    fn what_is_owed_is_counted_with_its_remedy() {
+        let debt = Debt {
+            news: 1,
+            preserved_libs: vec!["a".into(), "b".into()],
+            ..Debt::default()
+        };
+        assert_eq!(
+            owed(&debt),
+            "1 unread news item (eselect news read), \
+             kept for old programs: 2 of the libraries (emerge @preserved-rebuild)"
+        );
     }
-    for name in &inv.leftovers {
-        pending.push(format!(
-            "{name}: interrupted; the next command that changes something cleans up"
-        ));
-    }
-    for p in &pending {
-        line("pending", p);
-    }
-    Ok(Outcome::new(json!({
-        "running": name(running),
-        "next": name(next),
-        "hooked": inv.menu.hooked,
-        "free": inv.fs.free,
-        "pending": pending,
-    }))
-    .text(text))
 }

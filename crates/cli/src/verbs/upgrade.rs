@@ -136,6 +136,10 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         }
         Upgraded::Ready(report) => {
             let menu: Vec<String> = report.menu.iter().flat_map(Written::notes).collect();
+            let pruned = match ctx.session.config.prune.after_upgrade {
+                true => super::prune::afterwards(ctx),
+                false => Vec::new(),
+            };
             Ok(Outcome::new(json!({
                 "environment": report.name,
                 "packages": report.packages,
@@ -145,7 +149,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             }))
             .text(report.text())
             .notes(report.notes.clone())
-            .notes(menu))
+            .notes(menu)
+            .notes(pruned))
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::model::{GrubConfig, Inventory, Place};
 use crate::mount;
 use crate::name::EnvName;
 use crate::observe::read_config;
-use crate::plan::{Plan, Renaming, Step};
+use crate::plan::{Plan, Proofs, Renaming, Step};
 use crate::record::{Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -59,10 +59,16 @@ pub fn execute(session: &Session, inv: Inventory, plan: &Plan, _lock: &Lock) -> 
             if let Some(names) = &work.announced {
                 rename::undo(session, names);
             }
+            if matches!(step, Step::Remove(_)) {
+                work.give_entries_back(plan);
+            }
             return Err(e).with_context(|| format!("could not {step}"));
         }
     }
-    if work.done.menu.is_none() {
+    let removes = plan.steps.iter().any(|s| matches!(s, Step::Remove(_)));
+    if work.done.menu.is_none() || removes {
+        // One for all that was removed: it also wakes the cleaner, so that the space comes
+        // back soon.
         session.store.top.sync()?;
     }
     Ok(work.done)
@@ -83,6 +89,23 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// A removal failed after the menu was written without all that were to go: those that
+    /// are still there have entries again. The failure is what counts.
+    fn give_entries_back(&mut self, plan: &Plan) {
+        for step in &plan.steps {
+            if let Step::WriteMenu { default, .. } = step {
+                let again = Step::WriteMenu {
+                    default: default.clone(),
+                    without: Vec::new(),
+                    proofs: Proofs::Kept,
+                };
+                if let Err(e) = self.run(&again, None) {
+                    tracing::warn!("the menu lacks what was not removed: {e:#}; be menu");
+                }
+            }
+        }
+    }
+
     /// What changes the menu must work on a full disk too: it is the way to make room.
     fn run_on_full_disk(&mut self, step: &Step, next: Option<&Step>) -> Result<()> {
         let first = self.run(step, next);
@@ -177,10 +200,13 @@ fn is_full(error: &anyhow::Error) -> bool {
         .any(|e| e.io_kind() == std::io::ErrorKind::StorageFull)
 }
 
-fn install_script(root: &Root) -> Result<()> {
+pub(crate) fn install_script(root: &Root) -> Result<()> {
     root.mkdir_all("etc/grub.d", 0o755)?;
     let path = Path::new("etc/grub.d").join(be_grub::hook::SCRIPT_NAME);
-    Ok(root.write_atomic(path, be_grub::hook::SCRIPT.as_bytes(), 0o755)?)
+    root.write_atomic(&path, be_grub::hook::SCRIPT.as_bytes(), 0o755)?;
+    // A file that was there hands on its mode, and grub-mkconfig passes over what is not
+    // executable.
+    Ok(root.chmod(path, 0o755)?)
 }
 
 fn hook(session: &Session, config: &GrubConfig) -> Result<()> {

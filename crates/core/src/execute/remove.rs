@@ -56,14 +56,12 @@ pub(super) fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
     }))
 }
 
-/// Delete these subvolumes, then the directory if nothing else is in it.
+/// Delete these subvolumes, then the directory if nothing else is in it. The caller syncs.
 pub(super) fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
     delete_subvolumes(session, at, subvolumes)?;
     let dir = &session.store.dir;
     dir.remove_tree(at)
-        .with_context(|| format!("/{} is left behind", at.display()))?;
-    // Also wakes the cleaner, so that the space comes back soon.
-    Ok(session.store.top.sync()?)
+        .with_context(|| format!("/{} is left behind", at.display()))
 }
 
 /// Delete these subvolumes where they are there.
@@ -204,7 +202,8 @@ pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
         ancestors.push(node.uuid);
         ours.push((node.path.strip_prefix(&work)?.to_owned(), node.uuid));
     }
-    delete(session, &work, &ours)
+    delete(session, &work, &ours)?;
+    Ok(session.store.top.sync()?)
 }
 
 fn finish_gone(session: &Session, name: &str) -> Result<()> {
@@ -221,7 +220,8 @@ fn finish_gone(session: &Session, name: &str) -> Result<()> {
         .flat_map(Record::made)
         .filter_map(|(path, uuid)| Some((path, uuid.parse().ok()?)))
         .collect();
-    delete(session, &gone, &ours)
+    delete(session, &gone, &ours)?;
+    Ok(session.store.top.sync()?)
 }
 
 fn read_record(session: &Session, at: &Path, name: &str) -> Result<Option<Record>> {

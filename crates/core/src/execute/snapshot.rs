@@ -144,10 +144,10 @@ pub(super) fn finish_gone(session: &Session, name: &Named) -> Result<()> {
             let _not_empty = store.dir.rmdir(home.join("snap"));
         }
     }
-    match store.dir.exists(&gone)? {
-        true => delete(session, &gone, &[]),
-        false => Ok(store.top.sync()?),
+    if store.dir.exists(&gone)? {
+        delete(session, &gone, &[])?;
     }
+    Ok(store.top.sync()?)
 }
 
 /// Put an environment back: a whole new one is built from the snapshot under `.work`, and
@@ -264,6 +264,7 @@ pub(super) fn finish_exchange(session: &Session, name: &EnvName) -> Result<bool>
         .filter_map(|m| Some((m.place(), m.uuid.parse().ok()?)))
         .collect();
     delete(session, &work, &ours)?;
+    store.top.sync()?;
     Ok(true)
 }
 
