@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use be_tests::be::Outcome;
 use be_tests::system::{NOTHING, System};
 use serde_json::Value;
 use xtask::image::{Layout, Tree};
@@ -311,6 +312,15 @@ fn what_is_not_proven_to_be_bes_own() -> Result<()> {
     fs::create_dir_all(system.top("@be/.work/new/half/log"))?;
     repaired(&system, "leftover")?;
     ensure!(system.leftovers().is_empty());
+    // A removal that was cut off after its rename.
+    system.be.run(&["create", "cut"]).done();
+    fs::create_dir_all(system.top("@be/.work/gone"))?;
+    fs::rename(system.top("@be/cut"), system.top("@be/.work/gone/cut"))?;
+    found(&system, "leftover")?;
+    found(&system, "entry-dead")?;
+    repaired(&system, "leftover")?;
+    ensure!(!system.subvolume_paths()?.iter().any(|p| p.contains("cut")));
+    ensure!(!system.menu()?.contains("be-cut"));
     fs::create_dir_all(system.top("@be/.work/gone/stranger"))?;
     system.make_subvolume("@be/.work/gone/stranger/root")?;
     fs::write(system.top("@be/.work/gone/stranger/root/work"), "of a year")?;
@@ -464,6 +474,23 @@ fn a_filesystem_that_is_read_only() -> Result<()> {
     ensure!(document["problems"][0]["id"] == "read-only", "{document}");
     ensure!(refused.stderr.contains("read-only"), "{}", refused.stderr);
     is_clean(&system)
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn programs_that_are_missing() -> Result<()> {
+    let system = sound()?;
+    let mut command = system.be.command(&["doctor", "--json"]);
+    command.env("PATH", "/nonexistent");
+    let document = Outcome::of(&mut command).exits(1).json();
+    let problem = &document["problems"][0];
+    ensure!(problem["id"] == "tool-missing", "{document}");
+    ensure!(problem["object"] == "grub-script-check", "{document}");
+    // Without Portage there is no upgrade, and nothing is wrong.
+    fs::remove_file(system.path("/usr/bin/emerge"))?;
+    let told = system.be.run(&["doctor"]).exits(0);
+    ensure!(told.stdout.contains("note     emerge"), "{}", told.stdout);
+    Ok(())
 }
 
 #[test]

@@ -134,8 +134,12 @@ pub(super) fn grub_elsewhere(inv: &Inventory, seen: &Observation) -> Vec<Problem
                     holder.name()
                 ),
                 format!(
-                    "grub-install again in {0}: be shell {0}; until then keep {name}: be pin {name}",
-                    holder.name()
+                    "grub-install again in {}{}; until then keep {name}: be pin {name}",
+                    holder.name(),
+                    match holder.running {
+                        true => String::new(),
+                        false => format!(": be shell {}", holder.name()),
+                    }
                 ),
             )
         })
@@ -161,11 +165,14 @@ pub(super) fn grub_elsewhere(inv: &Inventory, seen: &Observation) -> Vec<Problem
                 "grub-mkconfig was run in it, and GRUB reads the grub.cfg of {}",
                 holder.name()
             ),
-            format!(
-                "be exec {} -- grub-mkconfig -o /{}/grub.cfg, then: be init",
-                holder.name(),
-                f.home
-            ),
+            match holder.running {
+                true => format!("grub-mkconfig -o /{}/grub.cfg", f.home),
+                false => format!(
+                    "be exec {} -- grub-mkconfig -o /{}/grub.cfg, then: be init",
+                    holder.name(),
+                    f.home
+                ),
+            },
         )
     }));
     problems
