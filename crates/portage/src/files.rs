@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use rustix::io::Errno;
 
@@ -72,10 +73,15 @@ pub fn read(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Vec<
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut content = Vec::new();
-    File::from(fd)
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut content)?;
+    // One byte more than it has: a read that leaves room was the whole, without another.
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let mut content = Vec::with_capacity(usize::try_from(size.min(MAX_FILE)).unwrap_or(0) + 1);
+    let read = rustix::io::read(&fd, spare_capacity(&mut content))?;
+    if read == content.capacity() {
+        File::from(fd)
+            .take(MAX_FILE + 1 - read as u64)
+            .read_to_end(&mut content)?;
+    }
     if content.len() as u64 > MAX_FILE {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
