@@ -116,7 +116,7 @@ pub fn examine(root: &Root, ground: &Ground, config: &Config) -> Examination {
 
 /// The kernels in /boot. Links are left out, also if /boot is one: GRUB follows them from
 /// the top level of the filesystem, where they lead elsewhere.
-fn boot_files(root: &Root) -> Vec<BootFiles> {
+pub(crate) fn boot_files(root: &Root) -> Vec<BootFiles> {
     if root.mount_point("boot").is_err() {
         return Vec::new();
     }

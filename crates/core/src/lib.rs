@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod chroot;
 pub mod config;
+pub mod diff;
 pub mod execute;
 pub mod fstab;
 pub mod hook;
