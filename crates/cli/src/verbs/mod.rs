@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod create;
 pub mod destroy;
+pub mod diff;
 pub mod exec;
 pub mod init;
 pub mod list;

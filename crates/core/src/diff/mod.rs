@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+pub use be_btrfs::FileType;
 use be_btrfs::Root;
 use be_portage::diff::{PackageDiff, diff as package_diff};
 use be_portage::vdb;
