@@ -90,6 +90,12 @@ impl Installed {
         }
     }
 
+    fn append(&mut self, mut other: Self) {
+        self.packages.append(&mut other.packages);
+        self.interrupted.append(&mut other.interrupted);
+        self.invalid.append(&mut other.invalid);
+    }
+
     fn sort(&mut self) {
         self.packages.sort_unstable_by(|a, b| {
             (&a.category, &a.name)
@@ -190,34 +196,47 @@ struct Place {
     pf: String,
 }
 
-/// All packages. Leaves out what Portage leaves out (`vardbapi._excluded_dirs`).
+/// All packages.
 fn list(db: &OwnedFd, found: &mut Installed) -> Result<Vec<Place>> {
     let mut todo = Vec::new();
-    for (category, is_dir) in files::entries(db)? {
-        if !is_dir || !is_category(&category) {
-            continue;
+    for category in categories(db)? {
+        if let Some(dir) = open_category(db, &category)? {
+            todo.extend(list_category(&category, &dir, found)?);
         }
-        let Some(dir) = files::subdir(db, Path::new(&category), Links::No)
-            .with_context(|| format!("category {category}"))?
-        else {
+    }
+    Ok(todo)
+}
+
+fn categories(db: &OwnedFd) -> Result<Vec<String>> {
+    let entries = files::entries(db)?.into_iter();
+    let categories = entries.filter(|(name, is_dir)| *is_dir && is_category(name));
+    Ok(categories.map(|(name, _)| name).collect())
+}
+
+fn open_category(db: &OwnedFd, category: &str) -> Result<Option<OwnedFd>> {
+    files::subdir(db, Path::new(category), Links::No)
+        .with_context(|| format!("category {category}"))
+}
+
+/// The packages of a category. Leaves out what Portage leaves out
+/// (`vardbapi._excluded_dirs`).
+fn list_category(category: &str, dir: &OwnedFd, found: &mut Installed) -> Result<Vec<Place>> {
+    let mut todo = Vec::new();
+    let entries = files::entries(dir).with_context(|| format!("category {category}"))?;
+    for (pf, is_dir) in entries {
+        if let Some(pf) = pf.strip_prefix("-MERGING-") {
+            found.interrupted.push(format!("{category}/{pf}"));
+        } else if !is_dir || pf.starts_with('.') || pf == "CVS" || pf == "lost+found" {
             continue;
-        };
-        let entries = files::entries(&dir).with_context(|| format!("category {category}"))?;
-        for (pf, is_dir) in entries {
-            if let Some(pf) = pf.strip_prefix("-MERGING-") {
-                found.interrupted.push(format!("{category}/{pf}"));
-            } else if !is_dir || pf.starts_with('.') || pf == "CVS" || pf == "lost+found" {
-                continue;
-            } else if split_pf(&pf).is_none() {
-                found.invalid.push(format!(
-                    "{category}/{pf}: not a package name with a version"
-                ));
-            } else {
-                todo.push(Place {
-                    category: category.clone(),
-                    pf,
-                });
-            }
+        } else if split_pf(&pf).is_none() {
+            found.invalid.push(format!(
+                "{category}/{pf}: not a package name with a version"
+            ));
+        } else {
+            todo.push(Place {
+                category: category.to_owned(),
+                pf,
+            });
         }
     }
     Ok(todo)
@@ -406,7 +425,11 @@ mod tests {
         fs::create_dir_all(db("b").join("c/bad-1/SLOT")).unwrap();
 
         let (a, b) = (tmp.path().join("a"), tmp.path().join("b"));
-        let found = load_changed(&a, &b).unwrap();
+        let found = load_changed(&a, &b, None).unwrap();
+        // Two copies are no snapshots: nothing is untouched.
+        assert_eq!(load_changed(&a, &b, Some(i64::MAX)).unwrap(), found);
+        let itself = load_changed(&a, &a, Some(i64::MAX)).unwrap();
+        assert_eq!((itself.before.packages.len(), itself.same), (0, 7));
         let names = |side: &Installed| side.packages.iter().map(Package::cpv).collect::<Vec<_>>();
         assert_eq!(
             names(&found.before),

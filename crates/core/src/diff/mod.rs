@@ -143,7 +143,8 @@ pub fn compare(a: &Side, b: &Side, family: Option<&Family>, depth: Depth) -> Res
     };
     let time = parted.map(|parted| parted.time);
     let (packages, rest) = std::thread::scope(|scope| {
-        let packages = scope.spawn(|| vdb::load_changed(&fd_path(&a.root), &fd_path(&b.root)));
+        let packages =
+            scope.spawn(|| vdb::load_changed(&fd_path(&a.root), &fd_path(&b.root), time));
         let rest = KernelDiff::read(&a.root, &b.root, time)
             .and_then(|kernels| Ok((kernels, configuration(a, b, time)?)));
         (packages.join(), rest)

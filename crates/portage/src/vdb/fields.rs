@@ -166,6 +166,18 @@ pub(super) fn same(a: &OwnedFd, b: &OwnedFd, place: &Place) -> io::Result<bool> 
     }
 }
 
+/// Whether the same is known without reading: in both directories of its category, the
+/// files with these fields are the ones that were there before the databases `parted`.
+pub(super) fn untouched(a: &OwnedFd, b: &OwnedFd, place: &Place, parted: i64) -> bool {
+    let mut path = format!("{}/", place.pf);
+    let directory = path.len();
+    TELLING.iter().chain(&["metadata"]).all(|name| {
+        path.truncate(directory);
+        path.push_str(name);
+        files::untouched(a, b, Path::new(&path), parted)
+    })
+}
+
 fn number<T: std::str::FromStr>(text: Option<String>) -> Option<T> {
     text?.parse().ok()
 }
