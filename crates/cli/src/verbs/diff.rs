@@ -15,8 +15,8 @@ use crate::reporter::Outcome;
 
 /// Show what differs from A to B: packages, kernels, configuration; with --files, every path.
 ///
-/// + only in B, - only in A, U upgraded, D downgraded, R rebuilt, M changed (a package: its
-/// slot or repository). USE flags follow as +flag and -flag.
+/// Marks: + only in B, - only in A, U upgraded, D downgraded, R rebuilt, M changed (of a
+/// package: its slot or repository). USE flags follow as +flag and -flag.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The one to begin with.

@@ -219,17 +219,12 @@ fn attributes(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<(Vec<u8>, Vec
     // There is no call that takes a directory and a name; the link of /proc is our own.
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     path.push(name);
-    // Nearly nothing has any: asked for the length alone first.
-    let length = match rustix::fs::llistxattr(&path, &mut [] as &mut [u8]) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR) => 0,
-        Err(e) => return Err(e.into()),
-    };
-    if length == 0 {
-        return Ok(Vec::new());
-    }
     let mut list = Vec::with_capacity(MAX_XATTR);
-    rustix::fs::llistxattr(&path, spare_capacity(&mut list))?;
+    match rustix::fs::llistxattr(&path, spare_capacity(&mut list)) {
+        Ok(_) => {}
+        Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    }
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|n| !n.is_empty()) {
         let mut value = Vec::with_capacity(MAX_XATTR);

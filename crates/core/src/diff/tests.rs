@@ -131,6 +131,29 @@ fn every_kind_of_change_is_seen() {
 }
 
 #[test]
+fn attributes_are_seen() {
+    use rustix::fs::XattrFlags;
+    let pair = pair(system, |b| {
+        for (path, value) in [("usr/bin/tool", &b"x"[..]), ("etc", b"")] {
+            let set = rustix::fs::setxattr(b.join(path), "user.be", value, XattrFlags::empty());
+            // Some filesystems have none; those that tests run on for real have.
+            assert!(matches!(set, Ok(()) | Err(rustix::io::Errno::OPNOTSUPP)));
+        }
+    });
+    let has = |path: &str| {
+        let mut list = vec![0; 4096];
+        let path = fd_path(&pair.b.root).join(path);
+        rustix::fs::llistxattr(path, list.as_mut_slice()).unwrap_or(0) > 0
+    };
+    if has("usr/bin/tool") {
+        assert_eq!(
+            shown(&diff(&pair).files.unwrap()),
+            ["attributes /etc", "attributes /usr/bin/tool"]
+        );
+    }
+}
+
+#[test]
 fn times_alone_are_no_change() {
     let pair = pair(system, |b| {
         let file = File::options()
