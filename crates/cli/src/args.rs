@@ -77,6 +77,7 @@ pub enum Verb {
     Umount(verbs::umount::Args),
     Shell(verbs::shell::Args),
     Exec(verbs::exec::Args),
+    Diff(verbs::diff::Args),
     Status(verbs::status::Args),
     Log(verbs::log::Args),
     Check(verbs::check::Args),

@@ -173,14 +173,18 @@ fn boot_files(kernels: &Kernels<'_>) -> Vec<BootFiles> {
     pair(&names)
 }
 
-/// The version of the newest kernel by its file name, not proven to boot.
-pub fn newest_version(root: &Root) -> Option<String> {
-    let kernels = Kernels {
+/// The kernels in the /boot of a root, newest first, by their file names.
+pub(crate) fn boot_files_in(root: &Root) -> Vec<BootFiles> {
+    boot_files(&Kernels {
         root,
         dir: Path::new("boot"),
         apart: None,
-    };
-    boot_files(&kernels)
+    })
+}
+
+/// The version of the newest kernel by its file name, not proven to boot.
+pub fn newest_version(root: &Root) -> Option<String> {
+    boot_files_in(root)
         .into_iter()
         .next()
         .map(|files| files.version)

@@ -8,6 +8,7 @@ pub mod boot;
 pub mod bootfs;
 pub mod chroot;
 pub mod config;
+pub mod diff;
 pub mod doctor;
 pub mod execute;
 pub mod fstab;

@@ -18,6 +18,10 @@ pub struct Entry {
     pub version: String,
     /// The slot without the subslot.
     pub slot: String,
+    /// The repository it came from.
+    pub repository: Option<String>,
+    /// What its files have together, in bytes.
+    pub size: Option<u64>,
 }
 
 /// A package that is on both sides and not the same.
@@ -39,6 +43,22 @@ pub struct Change {
     pub use_enabled: Vec<String>,
     /// USE flags that are no longer enabled.
     pub use_disabled: Vec<String>,
+    /// What its files had together before, in bytes.
+    pub size_from: Option<u64>,
+    /// What they have after.
+    pub size_to: Option<u64>,
+}
+
+impl Change {
+    /// By how many bytes it grew, if that is known.
+    #[must_use]
+    pub fn growth(&self) -> Option<i64> {
+        Some(signed(self.size_to?) - signed(self.size_from?))
+    }
+}
+
+fn signed(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 /// All changes from one system to another, each list sorted by package and version.
@@ -58,50 +78,42 @@ pub struct PackageDiff {
     pub moved: Vec<Change>,
 }
 
-type Slots<'a> = BTreeMap<&'a str, &'a Package>;
+/// What one side has of a package: its versions, in order.
+type Versions<'a> = Vec<&'a Package>;
 
-fn by_name(installed: &Installed) -> BTreeMap<(&str, &str), Slots<'_>> {
-    let mut names: BTreeMap<_, Slots<'_>> = BTreeMap::new();
-    // Packages are sorted by version: should two hold one slot, the higher one counts, as
-    // Portage would have replaced the other.
+fn by_name(installed: &Installed) -> BTreeMap<(&str, &str), Versions<'_>> {
+    let mut names: BTreeMap<_, Versions<'_>> = BTreeMap::new();
     for p in &installed.packages {
-        names
-            .entry((p.category.as_str(), p.name.as_str()))
-            .or_default()
-            .insert(&p.slot, p);
+        let name = (p.category.as_str(), p.name.as_str());
+        names.entry(name).or_default().push(p);
     }
     names
 }
 
 /// Compare the packages of `a` (before) with those of `b` (after).
 ///
-/// Packages are matched by category, name and slot. One that is alone on both sides is
-/// matched although its slot changed.
+/// Packages are matched by category and name, then by version (one version can be
+/// installed only once, so it may have moved to another slot), then by slot. One that is
+/// alone on both sides is matched although its slot changed.
 #[must_use]
 pub fn diff(a: &Installed, b: &Installed) -> PackageDiff {
     let (before, mut after) = (by_name(a), by_name(b));
     let mut diff = PackageDiff::default();
     for (name, old) in before {
-        let mut new = after.remove(&name).unwrap_or_default();
-        if let ([o], [n]) = (
-            old.values().collect::<Vec<_>>().as_slice(),
-            new.values().collect::<Vec<_>>().as_slice(),
-        ) {
-            diff.compare(o, n);
-            continue;
-        }
-        for (slot, o) in old {
-            match new.remove(slot) {
-                Some(n) => diff.compare(o, n),
-                None => diff.removed.push(entry(o)),
-            }
-        }
-        diff.added.extend(new.into_values().map(entry));
+        diff.package(old, after.remove(&name).unwrap_or_default());
     }
-    diff.added
-        .extend(after.into_values().flat_map(Slots::into_values).map(entry));
+    for new in after.into_values() {
+        diff.package(Vec::new(), new);
+    }
     diff.sort();
     diff
+}
+
+/// Take the highest out of `versions` that `wanted` holds for: packages are sorted by
+/// version, and should two hold one slot, Portage would have replaced the lower one.
+fn take<'a>(versions: &mut Versions<'a>, wanted: impl Fn(&Package) -> bool) -> Option<&'a Package> {
+    let at = versions.iter().rposition(|p| wanted(p))?;
+    Some(versions.remove(at))
 }
 
 fn entry(p: &Package) -> Entry {
@@ -109,6 +121,8 @@ fn entry(p: &Package) -> Entry {
         package: p.cp(),
         version: p.version.clone(),
         slot: p.slot.clone(),
+        repository: p.repository.clone(),
+        size: p.size,
     }
 }
 
@@ -135,6 +149,8 @@ fn change(a: &Package, b: &Package) -> Change {
         },
         use_enabled: missing(&b.use_flags, &a.use_flags),
         use_disabled: missing(&a.use_flags, &b.use_flags),
+        size_from: a.size,
+        size_to: b.size,
     }
 }
 
@@ -156,14 +172,54 @@ impl PackageDiff {
             + self.moved.len()
     }
 
+    /// By how many bytes the second system's packages are larger, as far as their sizes
+    /// are known.
+    #[must_use]
+    pub fn growth(&self) -> i64 {
+        let sum = |entries: &[Entry]| -> i64 {
+            let sizes = entries.iter().filter_map(|e| e.size);
+            sizes.map(signed).fold(0, i64::saturating_add)
+        };
+        let changes = [&self.upgraded, &self.downgraded, &self.rebuilt, &self.moved];
+        changes
+            .into_iter()
+            .flatten()
+            .filter_map(Change::growth)
+            .fold(sum(&self.added), i64::saturating_add)
+            .saturating_sub(sum(&self.removed))
+    }
+
+    /// Compare what the two sides have of one package.
+    fn package(&mut self, old: Versions<'_>, mut new: Versions<'_>) {
+        if let ([o], [n]) = (old.as_slice(), new.as_slice()) {
+            self.compare(o, n);
+            return;
+        }
+        let mut left = Vec::new();
+        for o in old {
+            match take(&mut new, |n| n.version == o.version) {
+                Some(n) => self.compare(o, n),
+                None => left.push(o),
+            }
+        }
+        // The highest first, so that of several in one slot it is the one replaced.
+        for o in left.into_iter().rev() {
+            match take(&mut new, |n| n.slot == o.slot) {
+                Some(n) => self.compare(o, n),
+                None => self.removed.push(entry(o)),
+            }
+        }
+        self.added.extend(new.into_iter().map(entry));
+    }
+
     fn compare(&mut self, a: &Package, b: &Package) {
         let change = change(a, b);
         let list = match version_cmp(&a.version, &b.version) {
             Ordering::Less => &mut self.upgraded,
             Ordering::Greater => &mut self.downgraded,
             Ordering::Equal => {
-                let rebuilt = (&a.version, a.build_time, a.build_id)
-                    != (&b.version, b.build_time, b.build_id)
+                // Versions can be equal and yet two (1.0 and 1.00).
+                let rebuilt = (&a.version, a.build_time) != (&b.version, b.build_time)
                     || !change.use_enabled.is_empty()
                     || !change.use_disabled.is_empty();
                 if rebuilt {
@@ -270,6 +326,7 @@ impl fmt::Display for PackageDiff {
 mod tests {
     use super::*;
     use crate::version::split_cpv;
+    use proptest::prelude::*;
 
     /// `category/name-version:slot/subslot@build_time +use`.
     fn package(text: &str) -> Package {
@@ -291,6 +348,7 @@ mod tests {
             use_flags: words.map(str::to_owned).collect(),
             build_time: Some(time.parse().unwrap()),
             build_id: None,
+            size: Some(100 * version.len() as u64),
         }
     }
 
@@ -359,11 +417,155 @@ x11-libs/built 1 (rebuilt)
     }
 
     #[test]
+    fn several_versions_are_matched_by_version_then_by_slot() {
+        for (before, after, expected) in [
+            // A slot move of one of several.
+            (
+                &["a/b-1:1@1", "a/b-2:2@1"][..],
+                &["a/b-1:0@1", "a/b-2:2@1"][..],
+                "a/b 1 (moved, slot 1 -> 0)\n",
+            ),
+            // Two versions in one slot: one is gone, none was replaced.
+            (
+                &["a/b-1:0@1", "a/b-2:0@1"],
+                &["a/b-2:0@1"],
+                "a/b 1 (removed)\n",
+            ),
+            (&["a/b-2:0@1"], &["a/b-1:0@1", "a/b-2:0@1"], "a/b 1 (new)\n"),
+            // The higher one of the slot is the one that was replaced.
+            (
+                &["a/b-1:0@1", "a/b-2:0@1"],
+                &["a/b-3:0@1"],
+                "a/b 1 (removed)\na/b 2 -> 3\n",
+            ),
+            // One slot went, another came: no upgrade.
+            (
+                &["a/b-1:1@1", "a/b-2:2@1"],
+                &["a/b-2:2@1", "a/b-3:3@2"],
+                "a/b:1 1 (removed)\na/b:3 3 (new)\n",
+            ),
+            // A version that changed its slot does not take the place of the other.
+            (
+                &["a/b-1:1@1", "a/b-2:2@1"],
+                &["a/b-2:1@1", "a/b-3:2@2"],
+                "a/b:1 1 (removed)\na/b:1 2 (moved, slot 2 -> 1)\na/b:2 3 (new)\n",
+            ),
+        ] {
+            let diff = diff(&installed(before), &installed(after));
+            assert_eq!(diff.to_string(), expected, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_repository_that_changed() {
+        let a = installed(&["a/b-1:0@1"]);
+        let mut b = installed(&["a/b-1:0@1"]);
+        b.packages[0].repository = Some("guru".into());
+        assert_eq!(
+            diff(&a, &b).to_string(),
+            "a/b 1 (moved, repository gentoo -> guru)\n"
+        );
+        // Unknown is not other.
+        b.packages[0].repository = None;
+        assert!(diff(&a, &b).is_empty());
+    }
+
+    #[test]
+    fn sizes_add_up() {
+        let a = installed(&["a/b-1:0@1", "a/c-1:0@1", "a/same-1:0@1"]);
+        let b = installed(&["a/b-1.10:0@2", "a/d-1.1:0@1", "a/same-1:0@1"]);
+        let diff = diff(&a, &b);
+        assert_eq!(diff.upgraded[0].growth(), Some(300));
+        assert_eq!(diff.growth(), 300 + 300 - 100);
+    }
+
+    #[test]
     fn flags_tell_a_rebuild_when_no_time_does() {
         let mut a = installed(&["a/b-1:0@1"]);
         let mut b = installed(&["a/b-1:0@1 x"]);
         a.packages[0].build_time = None;
         b.packages[0].build_time = None;
         assert_eq!(diff(&a, &b).rebuilt[0].use_enabled, ["x"]);
+    }
+
+    /// Few names, versions, slots and times, so that all of them meet.
+    fn system() -> impl Strategy<Value = Installed> {
+        let one = (0..3_u8, 0..4_u8, 0..3_u8, 0..2_i64, 0..3_u8);
+        proptest::collection::vec(one, 0..10).prop_map(|all| {
+            let mut packages = BTreeMap::new();
+            for (name, version, slot, time, flags) in all {
+                let flags = ["", " x", " x y"][usize::from(flags)];
+                let text = format!("a/p{name}-{version}:{slot}@{time}{flags}");
+                // A version is installed once.
+                packages.insert((name, version), package(&text));
+            }
+            Installed {
+                packages: packages.into_values().collect(),
+                ..Installed::default()
+            }
+        })
+    }
+
+    fn all(diff: &PackageDiff) -> impl Iterator<Item = &Change> {
+        let lists = [&diff.upgraded, &diff.downgraded, &diff.rebuilt, &diff.moved];
+        lists.into_iter().flatten()
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_nothing_told_twice(a in system(), b in system()) {
+            let d = diff(&a, &b);
+            prop_assert_eq!(
+                a.packages.len() + d.added.len(),
+                b.packages.len() + d.removed.len()
+            );
+            // Each of a is removed, changed or the same; and none of them twice.
+            let mut told: Vec<(String, String)> = d
+                .removed
+                .iter()
+                .map(|e| (e.package.clone(), e.version.clone()))
+                .chain(all(&d).map(|c| (c.package.clone(), c.from.clone())))
+                .collect();
+            let count = told.len();
+            told.sort();
+            told.dedup();
+            prop_assert_eq!(told.len(), count);
+            for p in &a.packages {
+                let same = b.packages.contains(p);
+                let is_told = told.contains(&(p.cp(), p.version.clone()));
+                prop_assert_ne!(same, is_told, "{}", p.cpv());
+            }
+        }
+
+        #[test]
+        fn the_way_back_is_the_opposite(a in system(), b in system()) {
+            let (there, back) = (diff(&a, &b), diff(&b, &a));
+            prop_assert_eq!(&there.added, &back.removed);
+            prop_assert_eq!(&there.removed, &back.added);
+            prop_assert_eq!(there.upgraded.len(), back.downgraded.len());
+            prop_assert_eq!(there.downgraded.len(), back.upgraded.len());
+            prop_assert_eq!(there.rebuilt.len(), back.rebuilt.len());
+            prop_assert_eq!(there.moved.len(), back.moved.len());
+            prop_assert_eq!(there.growth(), -back.growth());
+            prop_assert!(diff(&a, &a).is_empty());
+        }
+
+        #[test]
+        fn classes_are_what_they_say(a in system(), b in system()) {
+            let d = diff(&a, &b);
+            for c in &d.upgraded {
+                prop_assert!(version_cmp(&c.from, &c.to).is_lt());
+            }
+            for c in &d.downgraded {
+                prop_assert!(version_cmp(&c.from, &c.to).is_gt());
+            }
+            for c in d.rebuilt.iter().chain(&d.moved) {
+                prop_assert_eq!(&c.from, &c.to);
+            }
+            for c in &d.moved {
+                prop_assert!(c.slots.is_some() || c.repositories.is_some());
+                prop_assert!(c.use_enabled.is_empty() && c.use_disabled.is_empty());
+            }
+        }
     }
 }

@@ -5,7 +5,9 @@
 //! that is empty has no file. Portage 3.0.82 and later also keep the fields together in
 //! one file `metadata`, and may remove the single ones.
 
-use std::collections::{HashMap, HashSet};
+mod fields;
+mod pair;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,9 +15,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use rustix::fs::fstat;
 use serde::Serialize;
 
+use self::fields::read;
+pub use self::pair::{Changed, load_changed};
 use crate::files::{self, Links};
 use crate::version::{is_category, split_pf, version_cmp};
 
@@ -46,6 +49,8 @@ pub struct Package {
     pub build_time: Option<i64>,
     /// Which build of a binary package it is, where `binpkg-multi-instance` counts them.
     pub build_id: Option<u64>,
+    /// What its files have together, in bytes.
+    pub size: Option<u64>,
 }
 
 impl Package {
@@ -75,6 +80,32 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// Add what came of reading one package; nothing if it was removed since it was listed.
+    fn take(&mut self, read: io::Result<Option<Package>>, place: &Place) {
+        match read {
+            Ok(package) => self.packages.extend(package),
+            Err(e) => self
+                .invalid
+                .push(format!("{}/{}: {e}", place.category, place.pf)),
+        }
+    }
+
+    fn append(&mut self, mut other: Self) {
+        self.packages.append(&mut other.packages);
+        self.interrupted.append(&mut other.interrupted);
+        self.invalid.append(&mut other.invalid);
+    }
+
+    fn sort(&mut self) {
+        self.packages.sort_unstable_by(|a, b| {
+            (&a.category, &a.name)
+                .cmp(&(&b.category, &b.name))
+                .then_with(|| version_cmp(&a.version, &b.version))
+                .then_with(|| a.version.cmp(&b.version))
+        });
+        self.invalid.sort_unstable();
+    }
+
     /// The installed package with this `category/name-version`.
     #[must_use]
     pub fn find(&self, cpv: &str) -> Option<&Package> {
@@ -101,201 +132,114 @@ pub fn load(db: &Path) -> Result<Installed> {
 /// # Errors
 /// As [`load`]. A system without `var/db/pkg` has no packages.
 pub fn load_root(root: &Path) -> Result<Installed> {
-    let fd =
-        files::open_trusted(root).with_context(|| format!("cannot open {}", root.display()))?;
-    let db = files::subdir(&fd, Path::new("var/db/pkg"), Links::InRoot);
-    match db.with_context(|| format!("cannot open var/db/pkg in {}", root.display()))? {
+    match open_db(root)? {
         Some(db) => load_fd(&db)
             .with_context(|| format!("cannot read the packages below {}", root.display())),
         None => Ok(Installed::default()),
     }
 }
 
-fn load_fd(db: &OwnedFd) -> Result<Installed> {
-    let mut found = Installed::default();
-    let todo = list(db, &mut found)?;
+/// The VDB of the system at `root`, if there is one.
+fn open_db(root: &Path) -> Result<Option<OwnedFd>> {
+    let fd =
+        files::open_trusted(root).with_context(|| format!("cannot open {}", root.display()))?;
+    files::subdir(&fd, Path::new("var/db/pkg"), Links::InRoot)
+        .with_context(|| format!("cannot open var/db/pkg in {}", root.display()))
+}
+
+/// What `work` makes of each number below `count`, in their order, by as many threads as
+/// are worth it.
+fn parallel<T: Send>(count: usize, per_thread: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
-    let results = Mutex::new((Vec::with_capacity(todo.len()), Vec::new()));
-    let work = || {
-        while let Some((category, pf)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let package = read_package(db, category, pf);
-            let mut results = results.lock().unwrap_or_else(|e| e.into_inner());
-            match package {
-                Ok(Some(package)) => results.0.push(package),
-                // Removed since it was listed.
-                Ok(None) => {}
-                Err(e) => results.1.push(format!("{category}/{pf}: {e}")),
+    let results = Mutex::new(Vec::with_capacity(count));
+    let run = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return;
             }
+            let result = work(at);
+            let mut results = results.lock().unwrap_or_else(|e| e.into_inner());
+            results.push((at, result));
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..(todo.len() / PER_THREAD).min(MAX_THREADS) {
+        for _ in 1..(count / per_thread).min(MAX_THREADS) {
             // Without the thread the others just take longer.
             let _ = std::thread::Builder::new()
                 .stack_size(256 << 10)
-                .spawn_scoped(scope, work);
+                .spawn_scoped(scope, run);
         }
-        work();
+        run();
     });
-    let (packages, invalid) = results.into_inner().unwrap_or_else(|e| e.into_inner());
-    found.packages = packages;
-    found.packages.sort_unstable_by(|a, b| {
-        (&a.category, &a.name)
-            .cmp(&(&b.category, &b.name))
-            .then_with(|| version_cmp(&a.version, &b.version))
-            .then_with(|| a.version.cmp(&b.version))
-    });
-    found.invalid.extend(invalid);
-    found.invalid.sort_unstable();
-    Ok(found)
+    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The `(category, PF)` of all packages. Leaves out what Portage leaves out
-/// (`vardbapi._excluded_dirs`).
-fn list(db: &OwnedFd, found: &mut Installed) -> Result<Vec<(String, String)>> {
+fn load_fd(db: &OwnedFd) -> Result<Installed> {
+    let mut found = Installed::default();
+    let todo = list(db, &mut found)?;
+    for (at, package) in parallel(todo.len(), PER_THREAD, |at| read(db, &todo[at]))
+        .into_iter()
+        .enumerate()
+    {
+        found.take(package, &todo[at]);
+    }
+    found.sort();
+    Ok(found)
+}
+/// Where a package lies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    category: String,
+    pf: String,
+}
+
+/// All packages.
+fn list(db: &OwnedFd, found: &mut Installed) -> Result<Vec<Place>> {
     let mut todo = Vec::new();
-    for (category, is_dir) in files::entries(db)? {
-        if !is_dir || !is_category(&category) {
-            continue;
-        }
-        let Some(dir) = files::subdir(db, Path::new(&category), Links::No)
-            .with_context(|| format!("category {category}"))?
-        else {
-            continue;
-        };
-        let entries = files::entries(&dir).with_context(|| format!("category {category}"))?;
-        for (pf, is_dir) in entries {
-            if let Some(pf) = pf.strip_prefix("-MERGING-") {
-                found.interrupted.push(format!("{category}/{pf}"));
-            } else if !is_dir || pf.starts_with('.') || pf == "CVS" || pf == "lost+found" {
-                continue;
-            } else if split_pf(&pf).is_none() {
-                found.invalid.push(format!(
-                    "{category}/{pf}: not a package name with a version"
-                ));
-            } else {
-                todo.push((category.clone(), pf));
-            }
+    for category in categories(db)? {
+        if let Some(dir) = open_category(db, &category)? {
+            todo.extend(list_category(&category, &dir, found)?);
         }
     }
     Ok(todo)
 }
 
-/// The file `metadata`: `#format=1`, `KEY=VALUE` lines, and last `#dir_mtime=`, the mtime
-/// of the package's directory in nanoseconds at which the file was complete and true.
-struct Metadata {
-    fields: HashMap<String, String>,
-    dir_mtime: Option<i128>,
+fn categories(db: &OwnedFd) -> Result<Vec<String>> {
+    let entries = files::entries(db)?.into_iter();
+    let categories = entries.filter(|(name, is_dir)| *is_dir && is_category(name));
+    Ok(categories.map(|(name, _)| name).collect())
 }
 
-impl Metadata {
-    /// `None` if this is no format that we know.
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        if lines.next()?.strip_prefix("#format=")?.parse() != Ok(1) {
-            return None;
-        }
-        let (mut fields, mut dir_mtime) = (HashMap::new(), None);
-        for line in lines {
-            if let Some(comment) = line.strip_prefix('#') {
-                if let Some(time) = comment.strip_prefix("dir_mtime=") {
-                    dir_mtime = time.parse().ok();
-                }
-            } else if let Some((key, value)) = line.split_once('=') {
-                fields.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        Some(Metadata { fields, dir_mtime })
-    }
+fn open_category(db: &OwnedFd, category: &str) -> Result<Option<OwnedFd>> {
+    files::subdir(db, Path::new(category), Links::No)
+        .with_context(|| format!("category {category}"))
 }
 
-/// The fields of one package, wherever they are kept.
-struct Fields {
-    dir: OwnedFd,
-    metadata: Option<Metadata>,
-    fresh: bool,
-}
-
-impl Fields {
-    fn open(dir: OwnedFd) -> io::Result<Self> {
-        let stat = fstat(&dir)?;
-        let mtime = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
-        let metadata = file(&dir, "metadata")?.and_then(|text| Metadata::parse(&text));
-        let fresh = metadata
-            .as_ref()
-            .is_some_and(|m| m.dir_mtime == Some(mtime));
-        Ok(Fields {
-            dir,
-            metadata,
-            fresh,
-        })
-    }
-
-    /// A field on one line, or nothing if it is empty. A `metadata` that is not fresh
-    /// counts only where the file is missing: it may be the last copy.
-    fn get(&self, key: &str) -> io::Result<Option<String>> {
-        let kept = || self.metadata.as_ref().and_then(|m| m.fields.get(key));
-        let value = if self.fresh {
-            kept().cloned()
+/// The packages of a category. Leaves out what Portage leaves out
+/// (`vardbapi._excluded_dirs`).
+fn list_category(category: &str, dir: &OwnedFd, found: &mut Installed) -> Result<Vec<Place>> {
+    let mut todo = Vec::new();
+    let entries = files::entries(dir).with_context(|| format!("category {category}"))?;
+    for (pf, is_dir) in entries {
+        if let Some(pf) = pf.strip_prefix("-MERGING-") {
+            found.interrupted.push(format!("{category}/{pf}"));
+        } else if !is_dir || pf.starts_with('.') || pf == "CVS" || pf == "lost+found" {
+            continue;
+        } else if split_pf(&pf).is_none() {
+            found.invalid.push(format!(
+                "{category}/{pf}: not a package name with a version"
+            ));
         } else {
-            file(&self.dir, key)?.or_else(|| kept().cloned())
-        };
-        Ok(value
-            .map(|v| v.split_whitespace().collect::<Vec<_>>().join(" "))
-            .filter(|v| !v.is_empty()))
+            todo.push(Place {
+                category: category.to_owned(),
+                pf,
+            });
+        }
     }
-}
-
-fn file(dir: &OwnedFd, name: &str) -> io::Result<Option<String>> {
-    let content = files::read(dir, Path::new(name), Links::No)
-        .map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))?;
-    Ok(content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-fn read_package(db: &OwnedFd, category: &str, pf: &str) -> io::Result<Option<Package>> {
-    let path = Path::new(category).join(pf);
-    let (Some((name, version)), Some(dir)) = (split_pf(pf), files::subdir(db, &path, Links::No)?)
-    else {
-        return Ok(None);
-    };
-    let fields = Fields::open(dir)?;
-    // Portage takes a package without a valid slot as one in slot 0 (`_pkg_str`).
-    let slot = fields.get("SLOT")?.unwrap_or_else(|| "0".to_owned());
-    let (slot, subslot) = match slot.split_once('/') {
-        Some((slot, subslot)) => (slot.to_owned(), Some(subslot.to_owned())),
-        None => (slot, None),
-    };
-    let number = |key| -> io::Result<Option<i64>> {
-        Ok(fields.get(key)?.and_then(|text| text.parse().ok()))
-    };
-    Ok(Some(Package {
-        category: category.to_owned(),
-        name: name.to_owned(),
-        version: version.to_owned(),
-        slot,
-        subslot,
-        repository: fields.get("repository")?,
-        use_flags: use_flags(fields.get("USE")?, fields.get("IUSE")?),
-        build_time: number("BUILD_TIME")?,
-        build_id: number("BUILD_ID")?.and_then(|id| u64::try_from(id).ok()),
-    }))
-}
-
-fn use_flags(enabled: Option<String>, known: Option<String>) -> Vec<String> {
-    let known = known.unwrap_or_default();
-    let known: HashSet<&str> = known
-        .split(' ')
-        .map(|flag| flag.trim_start_matches(['+', '-']))
-        .collect();
-    let mut flags: Vec<String> = enabled
-        .unwrap_or_default()
-        .split(' ')
-        .filter(|flag| known.contains(flag) && !flag.is_empty())
-        .map(str::to_owned)
-        .collect();
-    flags.sort_unstable();
-    flags.dedup();
-    flags
+    Ok(todo)
 }
 
 #[cfg(test)]
@@ -449,5 +393,63 @@ mod tests {
         assert_eq!(load_root(tmp.path()).unwrap(), Installed::default());
         let error = load(&tmp.path().join("none")).unwrap_err();
         assert!(format!("{error:#}").contains("none"), "{error:#}");
+    }
+
+    #[test]
+    fn two_at_once_leave_out_what_is_the_same() {
+        let tmp = tempfile::tempdir().unwrap();
+        let db = |side: &str| tmp.path().join(side).join("var/db/pkg");
+        let both = |cpv: &str, fields: &[(&str, &str)]| {
+            put(&db("a"), cpv, fields);
+            put(&db("b"), cpv, fields);
+        };
+        let built = [("SLOT", "0"), ("BUILD_TIME", "5"), ("SIZE", "7")];
+        both("c/same-1", &built);
+        both("c/slots-1", &[("SLOT", "1"), ("SIZE", "7")]);
+        both("c/slots-2", &[("SLOT", "2")]);
+        put(&db("b"), "c/slots-2", &[("SLOT", "3")]);
+        both("c/rebuilt-1", &built);
+        put(&db("b"), "c/rebuilt-1", &[("BUILD_TIME", "6")]);
+        both("c/stamped-1", &built);
+        for side in ["a", "b"] {
+            stamped(
+                &db(side),
+                "c/stamped-1",
+                "#format=1\nBUILD_TIME=5\nSLOT=0\n",
+            );
+        }
+        put(&db("a"), "c/gone-1", &built);
+        put(&db("b"), "d/new-1", &built);
+        let both_unreadable = db("a").join("c/bad-1/SLOT");
+        fs::create_dir_all(&both_unreadable).unwrap();
+        fs::create_dir_all(db("b").join("c/bad-1/SLOT")).unwrap();
+
+        let (a, b) = (tmp.path().join("a"), tmp.path().join("b"));
+        let found = load_changed(&a, &b, None).unwrap();
+        // Two copies are no snapshots: nothing is untouched.
+        assert_eq!(load_changed(&a, &b, Some(i64::MAX)).unwrap(), found);
+        let itself = load_changed(&a, &a, Some(i64::MAX)).unwrap();
+        assert_eq!((itself.before.packages.len(), itself.same), (0, 7));
+        let names = |side: &Installed| side.packages.iter().map(Package::cpv).collect::<Vec<_>>();
+        assert_eq!(
+            names(&found.before),
+            ["c/gone-1", "c/rebuilt-1", "c/slots-1", "c/slots-2"]
+        );
+        assert_eq!(
+            names(&found.after),
+            ["c/rebuilt-1", "c/slots-1", "c/slots-2", "d/new-1"]
+        );
+        assert_eq!(found.same, 2);
+        assert_eq!(found.before.packages[0].size, Some(7));
+        assert!(found.before.invalid[0].starts_with("c/bad-1: SLOT:"));
+        let (a, b) = (load_root(&a).unwrap(), load_root(&b).unwrap());
+        assert_eq!(a.invalid, found.before.invalid);
+        assert_eq!(
+            crate::diff::diff(&a, &b),
+            crate::diff::diff(&found.before, &found.after)
+        );
+        // A size is no part of `metadata`.
+        let stamped = a.find("c/stamped-1").unwrap();
+        assert_eq!((stamped.size, stamped.build_time), (Some(7), Some(5)));
     }
 }

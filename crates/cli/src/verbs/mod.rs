@@ -6,6 +6,7 @@ pub mod completions;
 pub mod create;
 pub mod describe;
 pub mod destroy;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod init;

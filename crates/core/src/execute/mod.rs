@@ -222,6 +222,8 @@ fn hook(session: &Session, config: &GrubConfig) -> Result<()> {
         Place::Boot { boot, path } => {
             let dir = bootfs::open(&session.store, boot, true)?;
             dir.root.write_atomic(path, new.as_bytes(), 0o600)?;
+            // GRUB replays no journal: it sees what is in its place on the disk.
+            rustix::fs::syncfs(dir.root.fd()).context("cannot sync /boot")?;
         }
         Place::SystemRoot(path) => session.root.write_atomic(path, new.as_bytes(), 0o600)?,
     }

@@ -97,6 +97,6 @@ impl Work<'_> {
 }
 
 /// An open directory as a path, for a library that wants one.
-pub(super) fn fd_path(root: &be_btrfs::Root) -> PathBuf {
+pub(crate) fn fd_path(root: &be_btrfs::Root) -> PathBuf {
     Path::new("/proc/self/fd").join(root.fd().as_raw_fd().to_string())
 }

@@ -25,6 +25,7 @@ use crate::refusal::{NothingToDo, Refusal};
 use crate::session::Session;
 use crate::store::{Claim, Lock};
 
+pub(crate) use finish::fd_path;
 pub use report::Report;
 
 /// What is asked for.
