@@ -3,3 +3,4 @@
 mod blackout;
 mod boots;
 mod menu;
+mod rename;

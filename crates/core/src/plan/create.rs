@@ -48,13 +48,14 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
     let snapshot = request.origin.as_ref().and_then(|n| n.snapshot.as_ref());
     let source = source(origin, snapshot)?;
     let root = source.root;
-    if !source.state.is_usable() && !(origin.running && snapshot.is_none()) {
+    let runs = origin.running && snapshot.is_none();
+    if !runs && !source.state.is_usable() {
         return Err(Refusal::NotReady {
             name: origin.name().clone(),
             state: source.state.as_str(),
         });
     }
-    if origin.running && snapshot.is_none() {
+    if runs {
         layout::supported(&inv.system)?;
         if let Some(path) = inv.system.swapfiles.first() {
             return Err(Refusal::Swapfile { path: path.clone() });
