@@ -426,6 +426,16 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_are_frozen_too() {
+        let text = include_str!("../tests/fixtures/be-snapshots.json");
+        let record = Record::parse(text, "default").unwrap();
+        assert_eq!(record.to_text().unwrap(), text);
+        let name = SnapName::parse("before").unwrap();
+        assert_eq!(record.snapshot(&name).unwrap().nested.len(), 1);
+        assert_eq!(record.renaming.unwrap().as_str(), "gentoo");
+    }
+
+    #[test]
     fn fields_of_a_later_version_are_kept() {
         let record = Record::parse(LATER, "new").unwrap();
         assert_eq!(record.to_text().unwrap(), LATER);
