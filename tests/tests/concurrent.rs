@@ -65,6 +65,10 @@ fn beside_an_upgrade() -> Result<()> {
         (&["activate", "up"], "up"),
         (&["destroy", "-y", "up"], "up"),
         (&["destroy", "-f", "-y", "up"], "up"),
+        (&["rename", "up", "other"], "up"),
+        (&["describe", "up", "text"], "up"),
+        (&["pin", "up"], "up"),
+        (&["create", "up@a"], "up"),
     ] {
         let outcome = system.be.run(args).exits(BUSY);
         ensure!(outcome.error().contains(words), "{}", outcome.stderr);
@@ -73,7 +77,9 @@ fn beside_an_upgrade() -> Result<()> {
     system.be.run(&["create", "y"]).done();
     system.be.run(&["activate", "y"]).done();
     system.be.run(&["activate", "default"]).done();
-    system.be.run(&["destroy", "-y", "y"]).done();
+    system.be.run(&["rename", "y", "z"]).done();
+    system.be.run(&["create", "default@a"]).done();
+    system.be.run(&["destroy", "-y", "z", "default@a"]).done();
     system.be.run(&["list"]).done();
     ensure!(system.builds_slow("up"));
     ensure!(!upgrade.has_ended()?);

@@ -18,6 +18,7 @@ fn of_every_verb() -> Result<()> {
     ensure!(!system.top("@be").exists());
     system.be.run(&["init"]).done();
     system.be.run(&["create", "x"]).done();
+    system.be.run(&["create", "x@a"]).done();
     // The small system has not the room that an upgrade asks for by default.
     system.write("/etc/be/be.toml", "[upgrade]\nmin_free_mib = 16\n")?;
 
@@ -38,6 +39,17 @@ fn of_every_verb() -> Result<()> {
         (&["exec", "x", "--", "touch", "/new"], "would run touch"),
         (&["shell", "x"], "would run"),
         (&["menu"], "menuentry 'x"),
+        (&["rename", "x", "y"], "would rename /@be/x to /@be/y"),
+        (&["describe", "x", "text"], "would write the record of x"),
+        (&["pin", "x"], "would write the record of x"),
+        (&["create", "x@b"], "would snapshot 1 subvolume as x@b"),
+        (
+            &["create", "-e", "x@a", "y"],
+            "would clone /@be/x/snap/a/root",
+        ),
+        (&["rollback", "x@a"], "would put x back to x@a"),
+        (&["destroy", "x@a"], "would delete the snapshot x@a"),
+        (&["mount", "x@a", &dir], "would mount x@a"),
         (&["list"], "x"),
         (&["status"], "default"),
         (&["check", "x"], "x is bootable"),

@@ -51,6 +51,10 @@ fn wrong_names() -> Result<()> {
             &["log", name],
             &["exec", name, "--", "true"],
             &["init", "--name", name],
+            &["rename", name, "y"],
+            &["rename", "x", name],
+            &["describe", name, "text"],
+            &["pin", name],
         ] {
             system.refuses(USAGE, verb, &[words])?;
         }
@@ -70,6 +74,12 @@ fn wrong_names() -> Result<()> {
         &["list", "nope"],
         &["shell", "nope"],
         &["exec", "nope", "--", "true"],
+        &["rename", "nope", "y"],
+        &["describe", "nope", "text"],
+        &["pin", "nope"],
+        &["unpin", "nope"],
+        &["create", "nope@a"],
+        &["rollback", "nope@a"],
     ] {
         let _ = fs::remove_file(system.path("/nope"));
         system
@@ -197,6 +207,11 @@ fn a_read_only_filesystem() -> Result<()> {
         &["rollback", "x"],
         &["destroy", "-y", "x"],
         &["menu"],
+        &["rename", "x", "y"],
+        &["describe", "x", "text"],
+        &["pin", "x"],
+        &["create", "x@a"],
+        &["rollback", "x@a"],
     ] {
         system.refuses(REFUSED, verb, &["read-only"])?;
     }
@@ -255,6 +270,11 @@ fn another_be_holds_the_lock() -> Result<()> {
         &["destroy", "-y", "x"],
         &["menu"],
         &["prune"],
+        &["rename", "x", "y"],
+        &["describe", "x", "text"],
+        &["pin", "x"],
+        &["create", "x@a"],
+        &["rollback", "x@a"],
         &["init"],
     ] {
         system.refuses(BUSY, verb, &["another be is at work"])?;

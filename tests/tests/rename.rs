@@ -180,6 +180,53 @@ fn a_menu_that_cannot_be_written_undoes_it() -> Result<()> {
     has_name(&system, "x", "y")
 }
 
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn one_that_was_cut_off_and_cannot_be_finished_boots() -> Result<()> {
+    let system = System::adopted_small()?;
+    system.be.run(&["create", "-a", "x"]).done();
+    // As it is when the menu has been written, and nothing after that.
+    std::os::unix::fs::symlink("x", system.top("@be/y"))?;
+    for file in ["be.json", "root/etc/fstab"] {
+        let path = system.top(&format!("@be/x/{file}"));
+        let text = fs::read_to_string(&path)?;
+        let text = text.replace("/@be/x/", "/@be/y/");
+        let text = text.replace("\"pinned\"", "\"renaming\": \"y\",\n  \"pinned\"");
+        fs::write(&path, text)?;
+    }
+    let menu = system.menu()?;
+    let menu = menu.replace("/@be/x/", "/@be/y/").replace("be-x'", "be-y'");
+    let menu = menu.replace("\"x\"", "\"y\"").replace("'x: ", "'y: ");
+    fs::write(system.top("@be/.grub/menu.cfg"), &menu)?;
+    let boots = || -> Result<()> {
+        system.sync()?;
+        assert_eq!(system.sound_menu()?, "y");
+        Cut::of(&system)?.boots(&system)
+    };
+    boots()?;
+    let status = system.be.run(&["status"]).done().stdout;
+    ensure!(status.contains("x: interrupted"), "{status}");
+    assert_eq!(
+        system.listed("x").map(|e| e["next"].clone()),
+        Some(true.into())
+    );
+    // Nothing to check a menu with: it can neither be finished nor undone.
+    let empty = system.dir().join("empty");
+    fs::create_dir(&empty)?;
+    let mut command = system.be.command(&["pin", "x"]);
+    let outcome = be_tests::be::Outcome::of(command.env("PATH", &empty));
+    outcome
+        .done()
+        .says(&["could not finish the rename of x to y"]);
+    boots()?;
+    // Another menu in between has the new name.
+    system.be.run(&["-n", "menu"]).done();
+    let pinned = system.be.run(&["unpin", "y"]).done();
+    pinned.says(&["finished the rename of x to y"]);
+    has_name(&system, "y", "x")?;
+    boots()
+}
+
 /// A copy of the disk as a power cut would leave it: what btrfs has not written is lost.
 /// Nobody may work on it meanwhile.
 struct Cut {

@@ -209,6 +209,66 @@ fn gone_back_to() -> Result<()> {
     Ok(())
 }
 
+/// Lets the record of an environment name one more subvolume, which is there.
+fn add_member(system: &System, name: &str, mount: &str, path: &str) -> Result<()> {
+    let lines = system.subvolumes()?;
+    let line = lines.iter().find(|l| l.starts_with(&format!("{path} ")));
+    let uuid = line.and_then(|l| l.rsplit(' ').next()).context("no uuid")?;
+    let mut record = system.record(name)?;
+    let members = record["subvolumes"].as_array_mut().context("no members")?;
+    members.push(serde_json::json!({ "mount": mount, "policy": "cloned", "uuid": uuid }));
+    fs::write(
+        system.top(&format!("@be/{name}/be.json")),
+        record.to_string(),
+    )?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn of_all_that_belongs_to_an_environment() -> Result<()> {
+    let system = with_x()?;
+    // An adopted one has its subvolumes anywhere.
+    system.make_subvolume("@srv")?;
+    add_member(&system, "default", "/srv", "@srv")?;
+    fs::write(system.top("@srv/file"), "1")?;
+    system.be.run(&["create", "default@a"]).done();
+    let taken = system.top("@be/default/snap/a/vol/srv/file");
+    assert_eq!(fs::read_to_string(&taken)?, "1");
+    system.be.run(&["destroy", "-y", "default@a"]).done();
+    ensure!(system.top("@srv/file").exists());
+
+    fs::create_dir(system.top("@be/x/vol"))?;
+    system.make_subvolume("@be/x/vol/srv")?;
+    add_member(&system, "x", "/srv", "@be/x/vol/srv")?;
+    let fstab = system.env("x", "etc/fstab");
+    let line = format!(
+        "UUID={} /srv btrfs subvol=/@be/x/vol/srv 0 0\n",
+        system.uuid()
+    );
+    fs::write(&fstab, fs::read_to_string(&fstab)? + &line)?;
+    fs::write(system.top("@be/x/vol/srv/file"), "1")?;
+    system.be.run(&["create", "x@a"]).done();
+    let dry = system.unchanged_by(0, &["-n", "create", "x@b"])?;
+    ensure!(
+        dry.stdout.contains("snapshot 2 subvolumes"),
+        "{}",
+        dry.stdout
+    );
+    fs::write(system.top("@be/x/vol/srv/file"), "2")?;
+    let list = system.be.run(&["list", "-aH", "x"]).done().stdout;
+    ensure!(list.contains("\n/@be/x/vol/srv\t"), "{list}");
+    system.be.run(&["rename", "x", "y"]).done();
+    system.be.run(&["rollback", "y@a"]).done();
+    assert_eq!(fs::read_to_string(system.top("@be/y/vol/srv/file"))?, "1");
+    let fstab = fs::read_to_string(system.env("y", "etc/fstab"))?;
+    ensure!(fstab.contains("subvol=/@be/y/vol/srv "), "{fstab}");
+    system.be.run(&["check", "y"]).done();
+    system.be.run(&["destroy", "-y", "y"]).done();
+    assert_eq!(system.subvolume_paths()?, ["@", "@srv"]);
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn all_or_nothing() -> Result<()> {

@@ -3,10 +3,10 @@
 use std::fs::File;
 
 use anyhow::{Context as _, Result};
-use be_core::execute::{Done, confirm_running, execute, sweep};
+use be_core::execute::{Done, confirm_running, execute, finish_rename, sweep};
 use be_core::menu::Written;
 use be_core::model::Inventory;
-use be_core::plan::{self, Plan};
+use be_core::plan::Plan;
 use be_core::refusal::Refusal;
 use be_core::session::Session;
 use be_core::store::Lock;
@@ -80,14 +80,12 @@ impl<'a> Context<'a> {
             lock = Some(taken);
         }
         let mut inv = self.session.observe()?;
-        if let (Some(taken), Some((names, rest))) = (&lock, plan::unfinished(&inv)) {
-            let finished = execute(&self.session, inv, &rest, taken);
-            self.reporter.note(&match finished {
-                Ok(_) => format!("finished the rename of {} to {}", names.from, names.to),
-                // Other work goes on, and the next be tries again.
-                Err(e) => format!("could not finish the rename of {}: {e:#}", names.from),
-            });
-            inv = self.session.observe()?;
+        if let Some(taken) = &lock {
+            let (now, note) = finish_rename(&self.session, inv, taken)?;
+            inv = now;
+            if let Some(note) = note {
+                self.reporter.note(&note);
+            }
         }
         Ok(Work { lock, inv })
     }

@@ -475,6 +475,17 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_are_frozen_too() {
+        let text = include_str!("../tests/fixtures/be-snapshots.json");
+        let record = Record::parse(text, "default").unwrap();
+        assert_eq!(record.to_text().unwrap(), text);
+        let name = SnapName::parse("before").unwrap();
+        let snapshot = record.snapshot(&name).unwrap();
+        assert_eq!(snapshot.subvolumes[0].nested.len(), 1);
+        assert_eq!(record.renaming.unwrap().as_str(), "gentoo");
+    }
+
+    #[test]
     fn fields_of_a_later_version_are_kept() {
         let record = Record::parse(LATER, "new").unwrap();
         assert_eq!(record.to_text().unwrap(), LATER);

@@ -4,3 +4,4 @@ mod blackout;
 mod boots;
 mod laid_out;
 mod menu;
+mod rename;

@@ -19,7 +19,7 @@ use crate::model::{GrubConfig, Inventory, Place};
 use crate::mount;
 use crate::name::EnvName;
 use crate::observe::read_config;
-use crate::plan::{Plan, Proofs, Renaming, Step};
+use crate::plan::{self, Plan, Proofs, Renaming, Step};
 use crate::record::{Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -236,6 +236,27 @@ fn adopt(session: &Session, record: &Record) -> Result<()> {
     dir.mkdir_all(work.join("log"), 0o700)?;
     session.store.write_new_record(&work, record)?;
     Ok(dir.rename_noreplace(&work, Paths::environment(&record.name))?)
+}
+
+/// Finish a rename that was cut off. Gives the system as it is then, and a sentence.
+///
+/// # Errors
+/// When the system cannot be read again. That it could not be finished is no error: other
+/// work goes on, and the next be tries again.
+pub fn finish_rename(
+    session: &Session,
+    inv: Inventory,
+    lock: &Lock,
+) -> Result<(Inventory, Option<String>)> {
+    let Some((names, rest)) = plan::unfinished(&inv) else {
+        return Ok((inv, None));
+    };
+    let (from, to) = (&names.from, &names.to);
+    let note = match execute(session, inv, &rest, lock) {
+        Ok(_) => format!("finished the rename of {from} to {to}"),
+        Err(e) => format!("could not finish the rename of {from} to {to}: {e:#}"),
+    };
+    Ok((session.observe()?, Some(note)))
 }
 
 /// An environment that `be` is used in has come up: mark it as known to work. Gives its

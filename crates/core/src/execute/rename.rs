@@ -79,7 +79,16 @@ pub(super) fn end(session: &Session, names: &Renaming) -> Result<()> {
 /// Undo what was done before the menu had the new name. What cannot be undone is finished
 /// by the next be.
 pub(super) fn undo(session: &Session, names: &Renaming) {
+    // It may have had it before this run, which then was to finish another one.
+    let menu = session.store.dir.read_to_string(Paths::MENU, MAX_TEXT);
+    let header = menu
+        .ok()
+        .and_then(|text| be_grub::menu::parse_header(&text).ok());
+    let old = header.is_some_and(|h| !h.environments.iter().any(|e| e == names.to.as_str()));
     let undo = || -> Result<()> {
+        if !old {
+            bail!("the menu may have the new name");
+        }
         let mut record = read(session, &names.from)?;
         if !record.adopted {
             write_fstab(session, &names.from, &names.from)?;

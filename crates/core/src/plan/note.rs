@@ -2,7 +2,7 @@
 
 use super::create::default;
 use super::{Plan, Proofs, Step};
-use crate::model::Inventory;
+use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named};
 use crate::refusal::Refusal;
 
@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 /// Every rule that forbids it.
 pub fn describe(inv: &Inventory, name: &Named, text: &str) -> Result<Plan, Refusal> {
     inv.writable()?;
-    let env = inv.get(&name.env)?;
+    let env = idle(inv, &name.env)?;
     let mut record = env.record.clone();
     let mut plan = Plan::default();
     let Some(snapshot) = &name.snapshot else {
@@ -48,13 +48,24 @@ pub fn describe(inv: &Inventory, name: &Named, text: &str) -> Result<Plan, Refus
 /// Every rule that forbids it.
 pub fn pin(inv: &Inventory, name: &EnvName, pinned: bool) -> Result<Plan, Refusal> {
     inv.writable()?;
-    let mut record = inv.get(name)?.record.clone();
+    let mut record = idle(inv, name)?.record.clone();
     let mut plan = Plan::default();
     if record.pinned != pinned {
         record.pinned = pinned;
         plan.steps.push(Step::Update(Box::new(record)));
     }
     Ok(plan)
+}
+
+/// An upgrade writes the record of its environment again and again, from what it knew.
+fn idle<'a>(inv: &'a Inventory, name: &EnvName) -> Result<&'a Environment, Refusal> {
+    let env = inv.get(name)?;
+    match env.busy {
+        true => Err(Refusal::Busy {
+            what: format!("an upgrade works in {name}"),
+        }),
+        false => Ok(env),
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +96,12 @@ mod tests {
 
     #[test]
     fn pinning_twice_changes_nothing() {
-        let inv = inventory(vec![env("old", 300)]);
+        let inv = inventory(vec![
+            env("old", 300),
+            env("busy", 301).with(|e| e.busy = true),
+        ]);
+        let refusal = pin(&inv, &name("busy"), true).unwrap_err();
+        assert_eq!(refusal.exit_code(), 4);
         assert_eq!(pin(&inv, &name("old"), true).unwrap().steps.len(), 1);
         assert_eq!(pin(&inv, &name("old"), false).unwrap(), Plan::default());
         assert!(pin(&inv, &name("nope"), true).is_err());

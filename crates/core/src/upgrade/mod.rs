@@ -16,7 +16,7 @@ use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
 
 use crate::chroot::Interrupted;
-use crate::execute::{execute, sweep};
+use crate::execute::{execute, finish_rename, sweep};
 use crate::model::Inventory;
 use crate::name::{EnvName, Named};
 use crate::plan::{self, Plan, Removal, Step};
@@ -212,7 +212,10 @@ pub fn run(
     for note in sweep(session, &lock)? {
         watch.note(&note);
     }
-    let inv = session.observe()?;
+    let (inv, note) = finish_rename(session, session.observe()?, &lock)?;
+    if let Some(note) = note {
+        watch.note(&note);
+    }
     let (planned, plan) = plan(session, &inv, request)?;
     if let Kind::Continue(name) = &request.kind {
         unused(session, &inv, name)?;
