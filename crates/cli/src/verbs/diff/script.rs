@@ -51,7 +51,15 @@ fn changed(word: &str, c: &diff::Change) -> Vec<String> {
         c.to.clone(),
         c.growth().map_or_else(|| "-".into(), |g| g.to_string()),
         or_dash(flags(c).join(",")),
+        change(&c.slots),
+        change(&c.repositories),
     ]
+}
+
+/// `0/1>0/2`
+fn change(change: &Option<(String, String)>) -> String {
+    let text = change.as_ref().map(|(from, to)| format!("{from}>{to}"));
+    or_dash(text.unwrap_or_default())
 }
 
 fn alone(word: &str, e: &Entry) -> Vec<String> {
@@ -68,6 +76,8 @@ fn alone(word: &str, e: &Entry) -> Vec<String> {
         to.into(),
         e.size
             .map_or_else(|| "-".into(), |size| format!("{sign}{size}")),
+        "-".into(),
+        "-".into(),
         "-".into(),
     ]
 }
