@@ -511,13 +511,13 @@ fn another_be_at_work_is_no_problem_for_looking() -> Result<()> {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn every_layout_of_the_lab_is_sound_after_init() -> Result<()> {
-    for layout in Layout::ALL {
+    for layout in Layout::ALL.into_iter().filter(|l| l.is_mountable()) {
         let system = System::lab(layout)?;
         system.be.run(&["init"]).done();
         system.be.run(&["create", "x"]).done();
         let repaired = system.be.run(&["doctor", "--repair", "--json"]).json();
-        // Fedora's installer writes a number.
-        let number = layout == Layout::FedoraRoot;
+        // Fedora's installer writes a number, and SUSE's relies on the default subvolume.
+        let number = matches!(layout, Layout::FedoraRoot | Layout::Suse);
         let done = repaired["repaired"].to_string();
         ensure!(
             done.contains("/etc/fstab of default") == number,

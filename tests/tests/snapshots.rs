@@ -231,6 +231,10 @@ fn of_all_that_belongs_to_an_environment() -> Result<()> {
     // An adopted one has its subvolumes anywhere.
     system.make_subvolume("@srv")?;
     add_member(&system, "default", "/srv", "@srv")?;
+    let line = format!("UUID={} /srv btrfs subvol=/@srv 0 0\n", system.uuid());
+    system.append("/etc/fstab", line)?;
+    fs::create_dir_all(system.path("/srv"))?;
+    system.be.run(&["layout", "set", "/srv", "cloned"]).done();
     fs::write(system.top("@srv/file"), "1")?;
     system.be.run(&["create", "default@a"]).done();
     let taken = system.top("@be/default/snap/a/vol/srv/file");
@@ -239,6 +243,7 @@ fn of_all_that_belongs_to_an_environment() -> Result<()> {
     ensure!(system.top("@srv/file").exists());
 
     fs::create_dir(system.top("@be/x/vol"))?;
+    fs::create_dir(system.env("x", "srv"))?;
     system.make_subvolume("@be/x/vol/srv")?;
     add_member(&system, "x", "/srv", "@be/x/vol/srv")?;
     let fstab = system.env("x", "etc/fstab");

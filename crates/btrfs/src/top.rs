@@ -154,13 +154,23 @@ impl TopLevel {
     ///
     /// Errors: [`Reason::NotSubvolume`]; `ENOENT`; `ELOOP`.
     pub fn clone_mount(&self, path: &Path) -> Result<OwnedFd> {
+        let there = self.open_plain(path, "mount")?;
+        self.mount_of(there.as_fd(), path)
+    }
+
+    /// As [`TopLevel::clone_mount`], of a subvolume of this filesystem of which
+    /// the root directory is open.
+    pub fn clone_mount_of(&self, root: &Root) -> Result<OwnedFd> {
+        self.mount_of(root.fd(), &crate::error::path_of(root.fd()))
+    }
+
+    fn mount_of(&self, there: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         const OP: &str = "mount";
-        let there = self.open_plain(path, OP)?;
-        let stat = rustix::fs::fstat(&there).on(OP, path)?;
+        let stat = rustix::fs::fstat(there).on(OP, path)?;
         if stat.st_ino != ROOT_INODE {
             return Err(Error::new(OP, path, Reason::NotSubvolume));
         }
-        let id = ioctl::tree_of(there.as_fd()).on(OP, path)?;
+        let id = ioctl::tree_of(there).on(OP, path)?;
         let mount = detached_mount(&self.device, id, true).on(OP, path)?;
         // Each subvolume has a device number of its own: the same number is
         // the same subvolume of the same filesystem.

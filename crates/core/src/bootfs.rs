@@ -82,7 +82,7 @@ pub fn open(store: &Store, boot: &Boot, writable: bool) -> Result<BootDir> {
     Ok(dir(Root::from_fd(fd)?, Some(mount)))
 }
 
-/// The device that a first field of fstab stands for (findfs(8)).
+/// The device that a first field of fstab stands for (blkid(8)).
 pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
     if source.starts_with('/') {
         return Ok(PathBuf::from(source));
@@ -93,10 +93,11 @@ pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
             return Ok(link);
         }
     }
-    let output = Command::new("findfs")
-        .arg(source)
+    // Without its cache, which believes in devices that are others by now.
+    let output = Command::new("blkid")
+        .args(["-c", "/dev/null", "-l", "-o", "device", "-t", source])
         .output()
-        .context("cannot start findfs")?;
+        .context("cannot start blkid")?;
     ensure!(output.status.success(), "there is no filesystem {source}");
     Ok(PathBuf::from(
         String::from_utf8_lossy(&output.stdout).trim_end(),

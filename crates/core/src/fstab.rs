@@ -156,6 +156,14 @@ impl Fstab {
         }
     }
 
+    /// The same table without the lines for which this holds.
+    pub fn without(&self, unwanted: impl Fn(&Entry) -> bool) -> Self {
+        let wanted = |line: &&Line| !line.entry.as_ref().is_some_and(&unwanted);
+        Self {
+            lines: self.lines.iter().filter(wanted).cloned().collect(),
+        }
+    }
+
     /// The text, byte for byte where nothing was changed.
     pub fn to_text(&self) -> String {
         self.lines.iter().map(|l| l.text.as_str()).collect()

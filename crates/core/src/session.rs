@@ -81,11 +81,21 @@ impl Session {
         let subvolume = env.root.as_ref().ok_or_else(|| Refusal::RootMissing {
             name: env.name().clone(),
         })?;
-        let root = self.whole(env)?;
+        // What is wrong with one environment keeps no other from booting.
+        let broken = |e: anyhow::Error| Examination {
+            problems: vec![format!("{e:#}")],
+            ..Examination::default()
+        };
+        let root = match self.whole(env) {
+            Ok(root) => root,
+            Err(e) => return Ok(broken(e)),
+        };
         let boot = env.record.boot.as_ref();
-        let boot = boot
-            .map(|place| bootfs::open(&self.store, place, false))
-            .transpose()?;
+        let boot = boot.map(|place| bootfs::open(&self.store, place, false));
+        let boot = match boot.transpose() {
+            Ok(boot) => boot,
+            Err(e) => return Ok(broken(e)),
+        };
         Ok(boot::examine(
             &root,
             boot.as_ref(),

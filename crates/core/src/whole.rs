@@ -41,10 +41,14 @@ impl Whole {
             });
         }
         volumes.sort();
-        let tree = store.top.clone_mount(root)?;
+        // By way of the store: while an environment is renamed, a link leads to it.
+        let mount = |path: &Path| -> Result<OwnedFd> {
+            Ok(store.top.clone_mount_of(&store.root_of(path)?)?)
+        };
+        let tree = mount(root)?;
         let volumes = volumes
             .into_iter()
-            .map(|(place, path)| Ok((place, store.top.clone_mount(&path)?)))
+            .map(|(place, path)| Ok((place, mount(&path)?)))
             .collect::<Result<Vec<_>>>()?;
         // Only this thread leaves the namespace of the process.
         let assemble = move || assemble(&tree, &volumes);

@@ -23,6 +23,7 @@ use self::lineage::{Ancestry, Parted};
 use self::walk::Walk;
 pub use self::walk::{Change, FileChange};
 use crate::fstab::{self, Entry, Fstab};
+use crate::layout;
 use crate::model::{Environment, Inventory, STORE, volumes};
 use crate::name::{Named, SnapName};
 use crate::observe::MAX_TEXT;
@@ -240,7 +241,7 @@ fn is_only_the_subvolume(change: &FileChange, a: &Side, b: &Side) -> bool {
             e.subvol()
                 .is_some_and(|s| s.starts_with(&format!("{STORE}/")))
         };
-        let tab = Fstab::parse(&text);
+        let tab = Fstab::parse(&text).without(|e| e.options.iter().any(|o| o == layout::ADDED));
         let changes: Vec<_> = tab
             .entries()
             .filter(|e| own(e) || e.target == Path::new("/"))

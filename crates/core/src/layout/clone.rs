@@ -8,6 +8,9 @@ use crate::model::{STORE, Subvolume};
 use crate::name::EnvName;
 use crate::record::{Policy, place};
 
+/// The option that marks a line of fstab as made by `be`; mount(8) takes it for a comment.
+pub(crate) const ADDED: &str = "x-be.added";
+
 /// A subvolume that is to be cloned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -111,6 +114,7 @@ fn added(part: &Part, options: &[String], subvol: &str, fs_uuid: &str) -> Entry 
         options.push("nofail".into());
     }
     options.push(format!("subvol={subvol}"));
+    options.push(ADDED.into());
     if !part.within.as_os_str().is_empty() {
         options.push(format!("{SUBDIR}={}", part.within.display()));
     }

@@ -12,10 +12,10 @@ use crate::model::{STORE, System};
 use crate::record::Policy;
 use crate::refusal::Refusal;
 
-pub(crate) use clone::source;
+pub(crate) use clone::{ADDED, source};
 pub use clone::{Source, changes, sources};
 pub use parts::Part;
-pub(crate) use parts::{Names, SUBDIR, find, subvolume};
+pub(crate) use parts::{Names, SUBDIR, find, is_volume, subvolume};
 pub use policy::{ATTRIBUTE, default_policy, holds_packages};
 
 /// What a system consists of besides its root subvolume.

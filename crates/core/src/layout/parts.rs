@@ -126,12 +126,17 @@ struct Search<'a> {
 impl Search<'_> {
     fn part(&self, mount: &Path, node: &Node) -> Part {
         let chosen = (self.chosen)(node);
+        let mut policy = chosen.unwrap_or_else(|| default_policy(mount));
+        if policy == Policy::Shared && is_volume(&node.path) {
+            // It goes with its environment.
+            policy = Policy::Cloned;
+        }
         Part {
             mount: mount.to_owned(),
             subvolume: subvolume(node),
             within: PathBuf::new(),
             listed: false,
-            policy: chosen.unwrap_or_else(|| default_policy(mount)),
+            policy,
             chosen: chosen.is_some(),
             nested: self.outermost(node),
         }
@@ -193,6 +198,14 @@ impl Search<'_> {
             .map(|e| e.target.as_path())
             .any(|t| t != mount && t != place && t.starts_with(mount) && place.starts_with(t))
     }
+}
+
+/// Whether it is one of the other subvolumes of an environment in the store.
+pub(crate) fn is_volume(path: &Path) -> bool {
+    let mut parts = path.components().map(|c| c.as_os_str());
+    parts.next().is_some_and(|store| store == STORE)
+        && parts.nth(1).is_some_and(|dir| dir == "vol")
+        && parts.count() == 1
 }
 
 /// A path below a mount as a path in what is mounted.
@@ -366,12 +379,12 @@ mod tests {
              /dev/sda2 /var btrfs subvol=/@be/new/vol/var 0 0\n\
              UUID=other /data btrfs subvol=@ 0 0\n\
              tmpfs /tmp tmpfs\n\
-             UUID=f-f\t/opt\tbtrfs\tnoatime,subvol=/@be/new/vol/opt\t0 0\n\
-             UUID=f-f\t/srv/data\tbtrfs\tnoatime,subvol=/@be/new/vol/srv-data\t0 0\n\
-             UUID=f-f\t/srv/data/inner\tbtrfs\tnoatime,nofail,subvol=/@/srv/data/inner\t0 0\n\
+             UUID=f-f\t/opt\tbtrfs\tnoatime,subvol=/@be/new/vol/opt,x-be.added\t0 0\n\
+             UUID=f-f\t/srv/data\tbtrfs\tnoatime,subvol=/@be/new/vol/srv-data,x-be.added\t0 0\n\
+             UUID=f-f\t/srv/data/inner\tbtrfs\tnoatime,nofail,subvol=/@/srv/data/inner,x-be.added\t0 0\n\
              UUID=f-f\t/var/lib/docker\tbtrfs\t\
-             noatime,nofail,subvol=/@var,X-mount.subdir=lib/docker\t0 0\n\
-             UUID=f-f\t/var/lib/machines\tbtrfs\tnoatime,nofail,subvol=/@var/lib/machines\t0 0\n"
+             noatime,nofail,subvol=/@var,x-be.added,X-mount.subdir=lib/docker\t0 0\n\
+             UUID=f-f\t/var/lib/machines\tbtrfs\tnoatime,nofail,subvol=/@var/lib/machines,x-be.added\t0 0\n"
         );
         let root = subvolume(&node(256, 5, "@"));
         let sources = sources(&root, &found);
@@ -396,7 +409,8 @@ mod tests {
             (301, 5, "@be/new/vol/var"),
             (302, 5, "@be/new/vol/opt"),
         ]);
-        let second = layout(&text, &nodes, 300, &[]);
+        // What belongs to an environment is not shared, whatever anybody says.
+        let second = layout(&text, &nodes, 300, &[(302, Policy::Shared)]);
         let next = EnvName::parse("next").unwrap();
         let again = second.fstab.changed(&changes(&second, &next, "f-f"));
         assert_eq!(again.to_text(), text.replace("@be/new/", "@be/next/"));

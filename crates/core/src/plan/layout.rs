@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Plan, Step};
-use crate::layout::{Part, holds_packages};
+use crate::layout::{Part, holds_packages, is_volume};
 use crate::model::Inventory;
 use crate::record::Policy;
 use crate::refusal::Refusal;
@@ -16,6 +16,13 @@ use crate::refusal::Refusal;
 pub fn set_policy(inv: &Inventory, path: &Path, policy: Policy) -> Result<Plan, Refusal> {
     inv.writable()?;
     let part = part(inv, path)?;
+    if policy == Policy::Shared && is_volume(&part.subvolume.path) {
+        return Err(Refusal::NotAPart {
+            path: path.to_owned(),
+            why: "it belongs to this environment, and goes with it".into(),
+            split: false,
+        });
+    }
     if policy == Policy::Shared && holds_packages(path) {
         return Err(Refusal::Split {
             path: path.to_owned(),
