@@ -24,6 +24,7 @@ mod proven;
 pub mod record;
 pub mod refusal;
 pub mod session;
+pub mod space;
 pub mod stale;
 pub mod store;
 pub mod upgrade;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use be_core::model::{Environment, Inventory};
 use be_core::name::EnvName;
 use be_core::session::Session;
+use be_core::space::{self, Space};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -24,6 +25,9 @@ pub struct Args {
     /// Sort by KEY, backwards.
     #[arg(short = 'K', value_name = "KEY")]
     descending: Option<Key>,
+    /// Find out the space that would be free without each: takes a while.
+    #[arg(long)]
+    space: bool,
     /// Only this one.
     name: Option<EnvName>,
 }
@@ -41,11 +45,16 @@ enum Key {
 struct Row<'a> {
     env: &'a Environment,
     kernel: Option<String>,
+    space: Option<Space>,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     inv.initialised()?;
+    let spaces = match args.space {
+        true => space::of(&ctx.session.store, &inv)?,
+        false => space::Spaces::default(),
+    };
     let mut rows: Vec<Row> = match &args.name {
         Some(name) => vec![inv.get(name)?],
         None => inv.environments.iter().collect(),
@@ -54,6 +63,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     .map(|env| Row {
         env,
         kernel: newest_kernel(&ctx.session, env),
+        space: spaces.environment(env.name()),
     })
     .collect();
     if let Some(Key::Name) = args.ascending.or(args.descending) {
@@ -106,12 +116,34 @@ fn description(env: &Environment) -> String {
     format!("{state}{}", plain(&env.record.description))
 }
 
+fn exclusive(row: &Row, shown: fn(u64) -> String) -> String {
+    let space = row.space.map(|space| shown(space.exclusive));
+    space.unwrap_or_else(|| "-".to_owned())
+}
+
+/// Bytes in binary units, as `bectl` and `zfs` show them.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "K", "M", "G", "T"] {
+        if value < 999.5 {
+            return match value {
+                _ if unit == "B" => format!("{bytes}B"),
+                v if v < 9.995 => format!("{v:.2}{unit}"),
+                v if v < 99.95 => format!("{v:.1}{unit}"),
+                v => format!("{v:.0}{unit}"),
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.0}P")
+}
+
 fn script_line(row: &Row) -> String {
     let fields = [
         row.env.name().to_string(),
         row.env.active(),
         mountpoint(row.env),
-        "-".to_owned(),
+        exclusive(row, |bytes| bytes.to_string()),
         row.env.record.created.timestamp().to_string(),
         row.kernel.clone().unwrap_or_else(|| "-".into()),
         plain(&row.env.record.description),
@@ -135,7 +167,7 @@ fn table(rows: &[Row]) -> String {
             row.env.name().to_string(),
             row.env.active(),
             mountpoint(row.env),
-            "-".to_owned(),
+            exclusive(row, human),
             row.env
                 .record
                 .created
@@ -200,7 +232,10 @@ fn document(row: &Row) -> Value {
         "description": env.record.description,
         "kernel": row.kernel,
         "subvolumes": subvolumes,
-        "space": null,
+        "space": row.space.map(|space| json!({
+            "exclusive": space.exclusive,
+            "referenced": space.referenced,
+        })),
     })
 }
 
@@ -218,6 +253,21 @@ mod tests {
             "a            NR  /  -  2026-11-20 01:02  6.12.1\n\
              a-long-name  NR  /  -  2026-11-20 01:02  6.12.1  früher\n"
         );
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, expected) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "0.98K"),
+            (10 << 10, "10.0K"),
+            (123 << 20, "123M"),
+            (1 << 30, "1.00G"),
+            (u64::MAX, "16384P"),
+        ] {
+            assert_eq!(human(bytes), expected);
+        }
     }
 
     #[test]
