@@ -91,9 +91,9 @@ fn main() -> Result<()> {
 /// Where a file of a package is: some of them beside those of others.
 fn path(package: u64, file: u64) -> PathBuf {
     let name = format!("file-{package}-{file}");
-    match file % 5 {
-        0 => Path::new("usr/bin").join(name),
-        1 => Path::new("usr/share/man")
+    match file {
+        0..3 => Path::new("usr/bin").join(name),
+        3..8 => Path::new("usr/share/man")
             .join(format!("man{}", package % 9))
             .join(name),
         _ => Path::new("usr/lib")

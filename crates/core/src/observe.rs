@@ -1,6 +1,7 @@
 //! Reading the system: everything that a decision may depend on, once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -60,6 +61,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .and_then(|h| h.as_ref()?.default.clone());
 
     let uuids = known_uuids(&readable);
+    let in_store = by_environment(&tree);
     let mut environments: Vec<_> = readable
         .into_iter()
         .map(|record| {
@@ -71,7 +73,8 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 .map(|r| r.target.clone())
                 .collect();
             let nested = root_node.map_or_else(Vec::new, |n| nested_in(&tree, n, &uuids));
-            let foreign = foreign_in(&tree, &record);
+            let below = in_store.get(OsStr::new(record.name.as_str()));
+            let foreign = foreign_in(below.map_or(&[], Vec::as_slice), &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
                 next: next.as_deref() == Some(record.name.as_str()),
@@ -176,7 +179,7 @@ fn root_of<'a>(tree: &'a Tree, record: &Record) -> Option<&'a Node> {
         .filter(|n| n.uuid == uuid)
 }
 
-fn known_uuids(records: &[Record]) -> Vec<Uuid> {
+fn known_uuids(records: &[Record]) -> HashSet<Uuid> {
     records
         .iter()
         .flat_map(|r| &r.subvolumes)
@@ -188,7 +191,7 @@ fn known_uuids(records: &[Record]) -> Vec<Uuid> {
 
 /// Subvolumes below `root`, as paths in it. What lies in the store is not part of the
 /// system even where the store lies in its root (a root that is the top level).
-fn nested_in(tree: &Tree, root: &Node, known: &[Uuid]) -> Vec<PathBuf> {
+fn nested_in(tree: &Tree, root: &Node, known: &HashSet<Uuid>) -> Vec<PathBuf> {
     let mut paths: Vec<_> = tree
         .descendants(root.id)
         .iter()
@@ -200,18 +203,31 @@ fn nested_in(tree: &Tree, root: &Node, known: &[Uuid]) -> Vec<PathBuf> {
     paths
 }
 
-/// Subvolumes below the directory of an environment that its record does not prove to be
-/// its own, as paths in that directory.
-fn foreign_in(tree: &Tree, record: &Record) -> Vec<PathBuf> {
+/// The subvolumes in the store, by the directory there: looked for once and not for each
+/// of a thousand environments.
+fn by_environment(tree: &Tree) -> HashMap<&OsStr, Vec<&Node>> {
+    let mut found: HashMap<&OsStr, Vec<&Node>> = HashMap::new();
+    for node in tree {
+        if let Ok(below) = node.path.strip_prefix(STORE)
+            && let Some(name) = below.iter().next()
+        {
+            found.entry(name).or_default().push(node);
+        }
+    }
+    found
+}
+
+/// Those of the subvolumes below the directory of an environment that its record does not
+/// prove to be its own, as paths in that directory.
+fn foreign_in(below: &[&Node], record: &Record) -> Vec<PathBuf> {
     let home = Paths::environment(&record.name);
     let own: Vec<(PathBuf, Uuid)> = record
         .made()
         .into_iter()
         .filter_map(|(path, uuid)| Some((home.join(path), uuid.parse().ok()?)))
         .collect();
-    let mut foreign: Vec<_> = tree
+    let mut foreign: Vec<_> = below
         .iter()
-        .filter(|n| n.path.starts_with(&home))
         .filter(|n| {
             !own.iter()
                 .any(|(path, uuid)| *path == n.path && *uuid == n.uuid)
@@ -228,7 +244,7 @@ fn observe_system(
     tree: &Tree,
     (rows, device): (&[Row], &str),
     sysroot: &Path,
-    known: &[Uuid],
+    known: &HashSet<Uuid>,
 ) -> System {
     let mut mounts: BTreeMap<PathBuf, Mount> = BTreeMap::new();
     for row in rows {

@@ -20,12 +20,13 @@ use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 
 use crate::info::ROOT_INODE;
-use crate::ioctl::{Item, Range, Searcher};
+use crate::ioctl::{Item, Key, Range, Searcher, next_key};
 use crate::tree::{le32, le64};
 
 // Key types and object ids of `linux/btrfs_tree.h`.
 const INODE_ITEM: u8 = 1;
 const ORPHAN_ITEM: u8 = 48;
+const DIR_ITEM: u8 = 84;
 const DIR_INDEX: u8 = 96;
 const EXTENT_DATA: u8 = 108;
 const ROOT_ITEM: u8 = 132;
@@ -34,6 +35,10 @@ const ORPHANS: u64 = -5i64 as u64;
 
 /// Inodes with fewer between them are read in one search.
 const NEAR: u64 = 8;
+
+/// Of the buffer, in bytes: what is not wanted of a directory is copied only to
+/// its end.
+const BUFFER: usize = 32 << 10;
 
 /// One file extent item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +56,7 @@ pub(super) struct Extent {
 /// An inode that is newer.
 struct Newer {
     inode: u64,
-    /// A directory that was there before.
-    old_dir: bool,
+    dir: bool,
     /// It was not there before.
     new: bool,
 }
@@ -72,7 +76,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(fd: BorrowedFd<'a>) -> Reader<'a> {
-        let searcher = Searcher::new();
+        let searcher = Searcher::sized(BUFFER);
         Reader { fd, searcher }
     }
 
@@ -101,9 +105,10 @@ impl<'a> Reader<'a> {
         let (newer_a, mut only_a) = self.newer(a, since)?;
         let (newer_b, mut only_b) = self.newer(b, since)?;
         let mut changed: HashSet<u64> = HashSet::new();
-        changed.extend(newer_a.iter().chain(&newer_b).map(|n| n.inode));
-        let dirs = newer_a.iter().chain(&newer_b).filter(|n| n.old_dir);
-        self.removed(a, b, dirs.map(|n| n.inode).collect(), &mut changed)?;
+        let newer = || newer_a.iter().chain(&newer_b);
+        changed.extend(newer().filter(|n| !n.dir).map(|n| n.inode));
+        let old_dirs = newer().filter(|n| n.dir && !n.new).map(|n| n.inode);
+        self.removed(a, b, old_dirs.collect(), &mut changed)?;
         let (orphans_a, orphans_b) = (self.orphans(a)?, self.orphans(b)?);
         changed.extend(orphans_a.symmetric_difference(&orphans_b));
         for (tree, newer, extents) in [(a, newer_a, &mut only_a), (b, newer_b, &mut only_b)] {
@@ -131,7 +136,7 @@ impl<'a> Reader<'a> {
                 let dir = le32(item.data, 52).is_some_and(|mode| mode & 0o170_000 == 0o040_000);
                 newer.push(Newer {
                     inode: item.key.0,
-                    old_dir: dir && !new,
+                    dir,
                     new,
                 });
             }
@@ -161,8 +166,11 @@ impl<'a> Reader<'a> {
             let (in_a, in_b) = (self.entries(a, dir)?, self.entries(b, dir)?);
             for (some, others) in [(&in_a, &in_b), (&in_b, &in_a)] {
                 for entry in some.iter().filter(|e| others.binary_search(e).is_err()) {
-                    found.insert(entry.inode);
-                    dirs.extend(entry.dir.then_some(entry.inode));
+                    if entry.dir {
+                        dirs.push(entry.inode);
+                    } else {
+                        found.insert(entry.inode);
+                    }
                 }
             }
         }
@@ -178,7 +186,10 @@ impl<'a> Reader<'a> {
             to: (dir, DIR_INDEX, u64::MAX),
             since: 0,
         };
-        self.each(&range, |item| entries.extend(entry(item.data)))?;
+        self.searcher.search(self.fd, &range, |item| {
+            entries.extend(entry(item.data));
+            ControlFlow::Continue(())
+        })?;
         entries.sort_unstable();
         Ok(entries)
     }
@@ -216,11 +227,21 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Every item of the range but some of what is in directories.
     fn each(&mut self, range: &Range, mut each: impl FnMut(Item<'_>)) -> io::Result<()> {
-        self.searcher.search(self.fd, range, |item| {
+        self.searcher.search_by(self.fd, range, past_dir, |item| {
             each(item);
             ControlFlow::Continue(())
         })
+    }
+}
+
+/// Where to go on after a key: behind the rest of a directory, which has no
+/// extents.
+fn past_dir(key: Key) -> Option<Key> {
+    match key.1 {
+        DIR_ITEM | DIR_INDEX => Some((key.0.checked_add(1)?, 0, 0)),
+        _ => next_key(key),
     }
 }
 
