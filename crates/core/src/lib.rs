@@ -19,6 +19,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod name;
 pub mod observe;
+pub mod parallel;
 pub mod plan;
 mod proven;
 pub mod record;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use be_core::model::{Environment, Inventory};
 use be_core::name::EnvName;
+use be_core::parallel;
 use be_core::session::Session;
 use be_core::space::{self, Space};
 use clap::ValueEnum;
@@ -55,17 +56,15 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         true => space::of(&ctx.session.store, &inv)?,
         false => space::Spaces::default(),
     };
-    let mut rows: Vec<Row> = match &args.name {
+    let environments: Vec<&Environment> = match &args.name {
         Some(name) => vec![inv.get(name)?],
         None => inv.environments.iter().collect(),
-    }
-    .into_iter()
-    .map(|env| Row {
+    };
+    let mut rows: Vec<Row> = parallel::map(&environments, |env| Row {
         env,
         kernel: newest_kernel(&ctx.session, env),
         space: spaces.environment(env.name()),
-    })
-    .collect();
+    });
     if let Some(Key::Name) = args.ascending.or(args.descending) {
         rows.sort_by_key(|r| r.env.name().clone());
     }
