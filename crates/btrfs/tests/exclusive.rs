@@ -455,6 +455,14 @@ fn random_changes_to_random_clones() {
             world.settle();
             world.check_against_the_model();
             world.check_against_du();
+            if ops.len() % 4 == 0 {
+                // All extents are elsewhere, and no inode tells.
+                let balance = ["balance", "start", "--full-balance"];
+                world.fs.btrfs(&balance, &world.fs.mnt);
+                world.settle();
+                world.check_against_the_model();
+                world.check_against_du();
+            }
             Ok(())
         })
         .unwrap();
