@@ -89,7 +89,6 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A filesystem with subvolumes that are changed at random.
 struct World {
-    fs: Loop,
     top: TopLevel,
     subvolumes: Vec<(String, bool)>,
     gone: Vec<SubvolumeInfo>,
@@ -97,6 +96,8 @@ struct World {
     held: Vec<(String, File)>,
     made: usize,
     seed: u64,
+    // Dropped last: an open file would keep it mounted.
+    fs: Loop,
 }
 
 impl World {
@@ -105,13 +106,13 @@ impl World {
         fs.remount("compress=zstd");
         let top = TopLevel::open(&fs.mnt).unwrap();
         let mut world = World {
-            fs,
             top,
             subvolumes: Vec::new(),
             gone: Vec::new(),
             held: Vec::new(),
             made: 0,
             seed: 1,
+            fs,
         };
         world.create();
         for number in 0..files {
