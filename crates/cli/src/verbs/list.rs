@@ -3,9 +3,11 @@
 mod forms;
 
 use anyhow::Result;
-use be_core::model::Inventory;
+use be_core::model::{Environment, Inventory};
 use be_core::name::EnvName;
+use be_core::parallel;
 use be_core::session::Session;
+use be_core::space;
 use chrono::{DateTime, FixedOffset, Local};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -50,6 +52,9 @@ pub struct Args {
     /// Sort by KEY, backwards.
     #[arg(short = 'K', short_alias = 'C', value_name = "KEY")]
     descending: Option<Key>,
+    /// Find out the space that would be free without each: takes a while.
+    #[arg(long)]
+    space: bool,
     /// Only this one.
     #[arg(add = complete::environments())]
     name: Option<EnvName>,
@@ -71,20 +76,23 @@ enum Key {
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     inv.initialised()?;
-    let mut rows: Vec<Row> = match &args.name {
+    let by_space = matches!(args.ascending.or(args.descending), Some(Key::Space));
+    let spaces = match args.space || by_space {
+        true => space::of(&ctx.session.store, &inv)?,
+        false => space::Spaces::default(),
+    };
+    let environments: Vec<&Environment> = match &args.name {
         Some(name) => vec![inv.get(name)?],
         None => inv.environments.iter().collect(),
-    }
-    .into_iter()
-    .map(|env| Row {
+    };
+    let mut rows: Vec<Row> = parallel::map(&environments, |env| Row {
         env,
         kernel: newest_kernel(&ctx.session, env),
-        space: None,
-    })
-    .collect();
+        space: spaces.environment(env.name()),
+    });
     match args.ascending.or(args.descending) {
         Some(Key::Name) => rows.sort_by_key(|r| r.env.name().clone()),
-        Some(Key::Space) => rows.sort_by_key(|r| r.space),
+        Some(Key::Space) => rows.sort_by_key(|r| r.space.map(|s| s.exclusive)),
         Some(Key::Created) | None => {}
     }
     if args.descending.is_some() {
@@ -93,6 +101,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let rows = Rows {
         subvolumes: args.all || args.subvolumes,
         snapshots: args.all || args.snapshots,
+        spaces,
         rows,
     };
     let text = rows.text(match (args.script, args.tree) {
@@ -112,7 +121,7 @@ fn local(time: DateTime<FixedOffset>) -> String {
     time.format("%Y-%m-%d %H:%M").to_string()
 }
 
-fn newest_kernel(session: &Session, env: &be_core::model::Environment) -> Option<String> {
+fn newest_kernel(session: &Session, env: &Environment) -> Option<String> {
     let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
     be_core::boot::newest_version(&root)
 }
