@@ -24,6 +24,8 @@ fn main() -> Result<()> {
     };
     let system = System::adopted_small_of(SIZE)?;
     make(&system, environments)?;
+    // As every command that changes something leaves it.
+    run(&mut system.be.command(&["menu"]))?;
     let mut be = Vec::new();
     let mut btrfs = Vec::new();
     let listed = run(&mut system.be.command(&["list", "-H"]))?;

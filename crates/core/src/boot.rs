@@ -182,9 +182,10 @@ pub(crate) fn boot_files_in(root: &Root) -> Vec<BootFiles> {
     })
 }
 
-/// The version of the newest kernel by its file name, not proven to boot.
-pub fn newest_version(root: &Root) -> Option<String> {
-    boot_files_in(root)
+/// The version of the newest kernel in a directory by its file name, not proven to boot.
+pub(crate) fn newest_in(root: &Root, dir: &Path) -> Option<String> {
+    let apart = None;
+    boot_files(&Kernels { root, dir, apart })
         .into_iter()
         .next()
         .map(|files| files.version)

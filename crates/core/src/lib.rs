@@ -23,7 +23,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod name;
 pub mod observe;
-pub mod parallel;
+mod parallel;
 pub mod plan;
 pub mod policy;
 mod proven;

@@ -5,8 +5,6 @@ mod forms;
 use anyhow::Result;
 use be_core::model::{Environment, Inventory};
 use be_core::name::EnvName;
-use be_core::parallel;
-use be_core::session::Session;
 use be_core::space;
 use chrono::{DateTime, FixedOffset, Local};
 use clap::ValueEnum;
@@ -85,11 +83,16 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         Some(name) => vec![inv.get(name)?],
         None => inv.environments.iter().collect(),
     };
-    let mut rows: Vec<Row> = parallel::map(&environments, |env| Row {
-        env,
-        kernel: newest_kernel(&ctx.session, env),
-        space: spaces.environment(env.name()),
-    });
+    let kernels = ctx.session.kernels(&inv, &environments);
+    let mut rows: Vec<Row> = environments
+        .into_iter()
+        .zip(kernels)
+        .map(|(env, kernel)| Row {
+            env,
+            kernel,
+            space: spaces.environment(env.name()),
+        })
+        .collect();
     match args.ascending.or(args.descending) {
         Some(Key::Name) => rows.sort_by_key(|r| r.env.name().clone()),
         Some(Key::Space) => rows.sort_by_key(|r| r.space.map(|s| s.exclusive)),
@@ -110,7 +113,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         (_, true) => Form::Tree(&local),
         (_, false) => Form::Table(&local),
     });
-    let environments: Vec<Value> = rows.rows.iter().map(forms::document).collect();
+    // Of a thousand it takes longer than to find them.
+    let environments: Vec<Value> = match ctx.json {
+        true => rows.rows.iter().map(forms::document).collect(),
+        false => Vec::new(),
+    };
     Ok(Outcome::new(json!({ "environments": environments }))
         .text(text)
         .notes(damage(&inv)))
@@ -119,11 +126,6 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
 fn local(time: DateTime<FixedOffset>) -> String {
     let time = time.with_timezone(&Local);
     time.format("%Y-%m-%d %H:%M").to_string()
-}
-
-fn newest_kernel(session: &Session, env: &Environment) -> Option<String> {
-    let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
-    be_core::boot::newest_version(&root)
 }
 
 fn damage(inv: &Inventory) -> Vec<String> {
