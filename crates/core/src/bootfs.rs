@@ -72,8 +72,8 @@ pub fn open(store: &Store, boot: &Boot, writable: bool) -> Result<BootDir> {
         path: PathBuf::from("/"),
         _mount: mount,
     };
-    if let Some(target) = mounted_at(&device, &read_mountinfo("self")?, writable)? {
-        return Ok(dir(Root::open(&target)?, None));
+    if let Some(root) = mounted_at(&device, &read_mountinfo("self")?, writable)? {
+        return Ok(dir(root, None));
     }
     let mount = detached(&boot.fstype, &device, writable)
         .with_context(|| format!("cannot mount /boot from {}", device.display()))?;
@@ -120,8 +120,8 @@ pub(crate) fn uuid_of(source: &str) -> Result<String> {
     Ok(uuid)
 }
 
-/// Where the whole of a device is mounted.
-fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<PathBuf>> {
+/// The directory where the whole of a device is mounted, if nothing covers it there.
+fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<Root>> {
     let real = device
         .canonicalize()
         .with_context(|| format!("there is no {}", device.display()))?;
@@ -132,7 +132,13 @@ fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<Path
             && row.root == Path::new("/")
             && (!writable || row.options.split(',').any(|o| o == "rw"))
     };
-    Ok(rows.iter().find(fits).map(|row| row.target.clone()))
+    for row in rows.iter().filter(fits) {
+        let root = Root::open(&row.target)?;
+        if root.metadata("")?.dev == rdev {
+            return Ok(Some(root));
+        }
+    }
+    Ok(None)
 }
 
 fn detached(fstype: &str, device: &Path, writable: bool) -> rustix::io::Result<OwnedFd> {

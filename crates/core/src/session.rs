@@ -1,16 +1,18 @@
 //! One run of `be`: the system it manages, held open.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
 use crate::boot::{self, Examination, Fstab, Ground};
-use crate::bootfs;
+use crate::bootfs::{self, BootDir};
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout::{self, Layout};
-use crate::model::{Environment, Inventory, Subvolume};
+use crate::menu;
+use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
 use crate::name::Named;
 use crate::observe::{self, MAX_TEXT};
 use crate::parallel;
@@ -71,8 +73,23 @@ impl Session {
     }
 
     /// Every mount of the filesystem in any mount namespace.
+    ///
+    /// A process that makes a namespace of its own holds, for a moment, all that its parent
+    /// sees; what another namespace holds is therefore looked at twice.
     pub fn uses(&self, inv: &Inventory) -> Result<Vec<Use>> {
-        observe::uses(&inv.fs.number)
+        const MOMENT: Duration = Duration::from_millis(50);
+        let running = &inv.system.root.path;
+        let passing =
+            |u: &Use| !u.here && u.subvolume.starts_with(STORE) && u.subvolume != *running;
+        let mut uses = observe::uses(&inv.fs.number)?;
+        if uses.iter().any(passing) {
+            std::thread::sleep(MOMENT);
+            let again = observe::uses(&inv.fs.number)?;
+            uses.retain(|u| !passing(u) || again.contains(u));
+            // What came meanwhile counts.
+            uses.extend(again.into_iter().filter(|u| !passing(u)));
+        }
+        Ok(uses)
     }
 
     /// Find out whether an environment would boot.
@@ -98,12 +115,19 @@ impl Session {
             Ok(boot) => boot,
             Err(e) => return Ok(broken(e)),
         };
-        Ok(boot::examine(
-            &root,
-            boot.as_ref(),
-            &ground(inv, subvolume, Fstab::Final),
-            &self.config,
-        ))
+        let ground = ground(inv, subvolume, env.volumes_in_store(), Fstab::Final);
+        let mut found = boot::examine(&root, boot.as_ref(), &ground, &self.config);
+        for member in env.missing() {
+            found
+                .problems
+                .push(format!("the subvolume for {} is gone", member.mount));
+        }
+        if let Some(kernel) = found.kernels.first()
+            && let Err(why) = menu::entry(env, kernel)
+        {
+            found.problems.push(why);
+        }
+        Ok(found)
     }
 
     /// All of an environment as one tree: its root, with its other subvolumes in their places.
@@ -152,10 +176,17 @@ impl Session {
         };
         let (name, found) = match origin.and_then(|n| Some((n, n.snapshot.as_ref()?))) {
             Some((name, snapshot)) => {
-                let (_, taken) = env.snapshot(snapshot)?;
+                let (taken, found) = env.snapshot(snapshot)?;
                 let gone = || Refusal::SnapshotGone { name: name.clone() };
-                let root = self.store.root_of(&taken.root().ok_or_else(gone)?.path)?;
-                (name.clone(), self.examine_at(inv, env, &root)?)
+                let root = &found.root().ok_or_else(gone)?.path;
+                let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
+                let volumes = volumes(mounts.zip(&found.subvolumes));
+                let root = Whole::open(&self.store, root, volumes)?;
+                // A clone of it gets the kernels that are there now.
+                let boot = env.record.boot.as_ref();
+                let boot = boot.map(|place| bootfs::open(&self.store, place, false));
+                let found = self.examine_at(inv, env, &root, boot.transpose()?.as_ref())?;
+                (name.clone(), found)
             }
             None => (env.name().clone().into(), self.examine(inv, env)?),
         };
@@ -173,12 +204,13 @@ impl Session {
         inv: &Inventory,
         env: &Environment,
         base: &Root,
+        boot: Option<&BootDir>,
     ) -> Result<Examination> {
         let subvolume = env.root.as_ref().context("a clone has a root")?;
         Ok(boot::examine(
             base,
-            None,
-            &ground(inv, subvolume, Fstab::ToBeRewritten),
+            boot,
+            &ground(inv, subvolume, Vec::new(), Fstab::ToBeRewritten),
             &self.config,
         ))
     }
@@ -265,13 +297,19 @@ impl Session {
     }
 }
 
-fn ground(inv: &Inventory, subvolume: &Subvolume, fstab: Fstab) -> Ground {
+fn ground(
+    inv: &Inventory,
+    subvolume: &Subvolume,
+    volumes: Vec<(PathBuf, PathBuf)>,
+    fstab: Fstab,
+) -> Ground {
     Ground {
         fs_uuid: inv.fs.uuid.clone(),
         partuuid: inv.fs.partuuid.clone(),
         subvol: subvolume.option(),
         subvolid: subvolume.id,
         is_default: subvolume.id == inv.fs.default_subvolume,
+        volumes,
         fstab,
     }
 }

@@ -1,7 +1,9 @@
 //! `be destroy`
 
 use anyhow::Result;
+use be_core::doctor;
 use be_core::host;
+use be_core::model::Inventory;
 use be_core::name::Named;
 use be_core::plan;
 use be_core::refusal::Refusal;
@@ -34,14 +36,15 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     if !host::sees_the_machine() {
         return Err(Refusal::Blind.into());
     }
-    let request = plan::Destroy {
+    let request = |ctx: &Context, inv: &Inventory| plan::Destroy {
         names: args.names.clone(),
         unmount: args.unmount,
+        chosen: doctor::chosen_by_grub_reboot(&ctx.session, inv),
     };
     if !args.yes && !ctx.dry_run {
         // The rules first: no question about what will be refused anyway.
         let inv = ctx.session.observe()?;
-        plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
+        plan::destroy(&inv, &ctx.session.uses(&inv)?, &request(ctx, &inv))?;
         let names: Vec<_> = args.names.iter().map(Named::to_string).collect();
         if !ctx
             .reporter
@@ -53,7 +56,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     }
     let work = ctx.begin()?;
     let inv = &work.inv;
-    let planned = plan::destroy(inv, &ctx.session.uses(inv)?, &request)?;
+    let planned = plan::destroy(inv, &ctx.session.uses(inv)?, &request(ctx, inv))?;
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),

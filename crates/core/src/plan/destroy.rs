@@ -29,6 +29,8 @@ pub struct Destroy {
     pub names: Vec<Named>,
     /// Unmount what is mounted in this namespace first.
     pub unmount: bool,
+    /// What grub-reboot chose.
+    pub chosen: Option<EnvName>,
 }
 
 /// Plan the removal of all of them, or of none.
@@ -49,6 +51,9 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
         let found = inv.get(env)?;
         let (removal, targets) = match snapshot {
             None => {
+                if request.chosen.as_ref() == Some(env) {
+                    return Err(Refusal::Chosen { name: env.clone() });
+                }
                 let (removal, targets) = one(inv, uses, found, request.unmount)?;
                 names.push(env.clone());
                 (Step::Remove(removal), targets)
@@ -213,6 +218,7 @@ mod tests {
         Destroy {
             names: names.iter().map(|n| n.parse().unwrap()).collect(),
             unmount: false,
+            chosen: None,
         }
     }
 

@@ -59,6 +59,7 @@ pub fn prune(inv: &Inventory, uses: &[Use], names: &[EnvName]) -> Result<Plan, R
     let request = Destroy {
         names: names.iter().cloned().map(Named::from).collect(),
         unmount: false,
+        chosen: None,
     };
     destroy(inv, uses, &request)
 }
