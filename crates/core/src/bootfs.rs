@@ -98,10 +98,41 @@ pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
         .args(["-c", "/dev/null", "-l", "-o", "device", "-t", source])
         .output()
         .context("cannot start blkid")?;
-    ensure!(output.status.success(), "there is no filesystem {source}");
+    if !output.status.success() {
+        // It knows only the devices that are under /dev by their own names.
+        let mounted = source.split_once('=');
+        let mounted = mounted.and_then(|(tag, value)| mounted_from(tag, value.trim_matches('"')));
+        return mounted.with_context(|| format!("there is no filesystem {source}"));
+    }
     Ok(PathBuf::from(
         String::from_utf8_lossy(&output.stdout).trim_end(),
     ))
+}
+
+/// The device of a mounted filesystem with this UUID or label.
+fn mounted_from(tag: &str, value: &str) -> Option<PathBuf> {
+    let mut devices: Vec<_> = read_mountinfo("self")
+        .ok()?
+        .into_iter()
+        .map(|row| PathBuf::from(row.source))
+        .filter(|source| source.starts_with("/dev"))
+        .collect();
+    devices.sort();
+    devices.dedup();
+    let is_it = |device: &PathBuf| probe(device, tag).is_ok_and(|found| found == value);
+    devices.into_iter().find(is_it)
+}
+
+/// What the filesystem on a device says of itself: its `UUID`, its `LABEL`.
+fn probe(device: &Path, tag: &str) -> Result<String> {
+    let output = Command::new("blkid")
+        .args(["-p", "-o", "value", "-s", tag])
+        .arg(device)
+        .output()
+        .context("cannot start blkid")?;
+    let uuid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(!uuid.is_empty(), "{} has no {tag}", device.display());
+    Ok(uuid)
 }
 
 /// The UUID of the filesystem that a first field of fstab stands for (blkid(8)).
@@ -110,14 +141,7 @@ pub(crate) fn uuid_of(source: &str) -> Result<String> {
     if let Some(uuid) = source.strip_prefix("UUID=") {
         return Ok(uuid.trim_matches('"').to_owned());
     }
-    let output = Command::new("blkid")
-        .args(["-o", "value", "-s", "UUID"])
-        .arg(&device)
-        .output()
-        .context("cannot start blkid")?;
-    let uuid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure!(!uuid.is_empty(), "{} has no UUID", device.display());
-    Ok(uuid)
+    probe(&device, "UUID")
 }
 
 /// The directory where the whole of a device is mounted, if nothing covers it there.

@@ -13,7 +13,7 @@ use crate::config::{self, Config};
 use crate::layout::{self, Layout};
 use crate::menu;
 use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
-use crate::name::Named;
+use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::parallel;
 use crate::plan::Use;
@@ -90,6 +90,20 @@ impl Session {
             uses.extend(again.into_iter().filter(|u| !passing(u)));
         }
         Ok(uses)
+    }
+
+    /// What lies in the directory of an environment and is not `be`'s.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn strangers(&self, name: &EnvName) -> Result<Vec<PathBuf>> {
+        const OURS: [&str; 6] = ["be.json", "root", "vol", "base", "snap", "log"];
+        let list = self.store.dir.list(Paths::environment(name))?.into_iter();
+        let names = list.map(|(name, _)| PathBuf::from(name));
+        let temporary = |name: &Path| name.to_string_lossy().starts_with(".be-");
+        Ok(names
+            .filter(|name| !OURS.iter().any(|o| name == Path::new(o)) && !temporary(name))
+            .collect())
     }
 
     /// Find out whether an environment would boot.

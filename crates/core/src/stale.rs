@@ -122,9 +122,13 @@ pub fn left_behind_at_last_commit(
     if running.name() == env.name() {
         return Ok(left);
     }
-    let here = |mount: &str| {
-        let mut members = running.record.subvolumes.iter().zip(&running.subvolumes);
-        members.find(|(m, _)| m.mount == mount)?.1.as_ref()
+    // Not by its record: an adopted system may have got others since.
+    let here = |mount: &str| match mount {
+        "/" => running.root.as_ref(),
+        _ => {
+            let part = inv.system.layout.part_at(Path::new(mount))?;
+            Some(&part.subvolume)
+        }
     };
     let tree = session.store.top.tree()?;
     let mut changed = Vec::new();

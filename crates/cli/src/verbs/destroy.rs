@@ -1,12 +1,15 @@
 //! `be destroy`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use be_core::doctor;
 use be_core::host;
 use be_core::model::Inventory;
-use be_core::name::Named;
+use be_core::name::{EnvName, Named};
 use be_core::plan;
 use be_core::refusal::Refusal;
+use be_core::session::Session;
 use serde_json::json;
 
 use crate::complete;
@@ -32,6 +35,15 @@ pub struct Args {
     _snapshots: bool,
 }
 
+/// What lies in the directories of these environments and is not be's.
+fn strangers(session: &Session, names: &[Named]) -> Vec<(EnvName, Vec<PathBuf>)> {
+    let environments = names.iter().filter(|n| n.snapshot.is_none());
+    environments
+        .filter_map(|n| Some((n.env.clone(), session.strangers(&n.env).ok()?)))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect()
+}
+
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     if !host::sees_the_machine() {
         return Err(Refusal::Blind.into());
@@ -40,6 +52,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         names: args.names.clone(),
         unmount: args.unmount,
         chosen: doctor::chosen_by_grub_reboot(&ctx.session, inv),
+        strangers: strangers(&ctx.session, &args.names),
     };
     if !args.yes && !ctx.dry_run {
         // The rules first: no question about what will be refused anyway.

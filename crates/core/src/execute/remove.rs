@@ -24,7 +24,7 @@ pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Resu
     dir.mkdir_all(Paths::GONE, 0o700)?;
     let gone = Path::new(Paths::GONE).join(removal.name.as_str());
     let home = Paths::environment(&removal.name);
-    let paths = not_ours(session, &home)?;
+    let paths = session.strangers(&removal.name)?;
     if !paths.is_empty() {
         let name = removal.name.clone();
         return Err(Refusal::Nested { name, paths }.into());
@@ -44,17 +44,6 @@ pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Resu
         .map(|m| Ok((m.path.clone(), m.uuid.parse().context("a UUID is damaged")?)))
         .collect::<Result<_>>()?;
     delete(session, &gone, &subvolumes)
-}
-
-/// What `be` does not put into the directory of an environment.
-fn not_ours(session: &Session, home: &Path) -> Result<Vec<PathBuf>> {
-    const OURS: [&str; 6] = ["be.json", "root", "vol", "base", "snap", "log"];
-    let list = session.store.dir.list(home)?.into_iter();
-    let names = list.map(|(name, _)| PathBuf::from(name));
-    let temporary = |name: &Path| name.to_string_lossy().starts_with(".be-");
-    Ok(names
-        .filter(|name| !OURS.iter().any(|o| name == Path::new(o)) && !temporary(name))
-        .collect())
 }
 
 /// Who has mounted something below this directory of the store; `number` is

@@ -31,6 +31,8 @@ pub struct Destroy {
     pub unmount: bool,
     /// What grub-reboot chose.
     pub chosen: Option<EnvName>,
+    /// Files in the directories of these environments that `be` did not make.
+    pub strangers: Vec<(EnvName, Vec<PathBuf>)>,
 }
 
 /// Plan the removal of all of them, or of none.
@@ -51,6 +53,11 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
         let found = inv.get(env)?;
         let (removal, targets) = match snapshot {
             None => {
+                let mut strangers = request.strangers.iter();
+                if let Some((name, paths)) = strangers.find(|(name, _)| name == env) {
+                    let (name, paths) = (name.clone(), paths.clone());
+                    return Err(Refusal::Nested { name, paths });
+                }
                 if request.chosen.as_ref() == Some(env) {
                     return Err(Refusal::Chosen { name: env.clone() });
                 }
@@ -219,6 +226,7 @@ mod tests {
             names: names.iter().map(|n| n.parse().unwrap()).collect(),
             unmount: false,
             chosen: None,
+            strangers: Vec::new(),
         }
     }
 

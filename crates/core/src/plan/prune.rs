@@ -60,6 +60,7 @@ pub fn prune(inv: &Inventory, uses: &[Use], names: &[EnvName]) -> Result<Plan, R
         names: names.iter().cloned().map(Named::from).collect(),
         unmount: false,
         chosen: None,
+        strangers: Vec::new(),
     };
     destroy(inv, uses, &request)
 }
