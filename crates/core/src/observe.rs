@@ -501,9 +501,15 @@ fn menu_state(
         Err(why) => (Some(why), None),
     };
     // Of an environment that is being renamed the menu may have the new name already.
+    let renaming: Vec<_> = environments
+        .iter()
+        .map(|e| &e.record)
+        .filter(|r| r.renaming.is_some())
+        .collect();
     let current = |name: &String| {
-        let mut records = environments.iter().map(|e| &e.record);
-        let known = records.find(|r| names(r).any(|n| n.as_str() == name));
+        let known = renaming
+            .iter()
+            .find(|r| names(r).any(|n| n.as_str() == name));
         known.map_or_else(|| name.clone(), |r| r.name.to_string())
     };
     let entries = header.as_ref().map(|h| h.environments.iter().map(current));
