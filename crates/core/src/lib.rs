@@ -25,6 +25,7 @@ pub mod name;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod processes;
 mod proven;
 pub mod prune;
 pub mod record;

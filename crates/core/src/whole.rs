@@ -41,10 +41,12 @@ impl Whole {
             });
         }
         volumes.sort();
-        let tree = store.top.clone_mount(root)?;
+        // The way there may be the second name that a rename gives for a while.
+        let real = |path: &Path| store.dir.canonicalize(path);
+        let tree = store.top.clone_mount(&real(root)?)?;
         let volumes = volumes
             .into_iter()
-            .map(|(place, path)| Ok((place, store.top.clone_mount(&path)?)))
+            .map(|(place, path)| Ok((place, store.top.clone_mount(&real(&path)?)?)))
             .collect::<Result<Vec<_>>>()?;
         // Only this thread leaves the namespace of the process.
         let assemble = move || assemble(&tree, &volumes);

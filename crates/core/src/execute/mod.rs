@@ -5,6 +5,7 @@ mod clone;
 mod remove;
 mod rename;
 mod snapshot;
+mod split;
 
 use std::path::Path;
 
@@ -176,6 +177,8 @@ impl Work<'_> {
                 self.announced = None;
                 Ok(())
             }
+            Step::Split(spec) => split::split(session, &self.number, spec),
+            Step::AddMount { spec, entry } => split::add_mount(session, spec, entry),
             Step::Unmount(target) => mount::unmount(target),
             Step::Remove(removal) => remove::remove(session, &self.number, removal),
             Step::RemoveSnapshot(removal) => snapshot::remove(session, &self.number, removal),

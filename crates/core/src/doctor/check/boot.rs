@@ -24,6 +24,7 @@ pub(super) fn fstabs(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
             problem(id, severity, env.name().to_string(), text, REPAIR).repair(Repair::Fstab {
                 name: env.name().clone(),
                 root: root.path.clone(),
+                target: "/".into(),
                 subvol: root.option(),
             })
         })
