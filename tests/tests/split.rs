@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use be_tests::be::{Be, Outcome};
 use be_tests::system::{NOTHING, System, mount_all, unmount_below};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use xtask::image::Tree;
 use xtask::loopdev::Mount;
 use xtask::run::{cmd, run};
@@ -319,9 +320,8 @@ fn what_would_be_half_done_is_refused() -> Result<()> {
     )?;
     let before = system.store()?;
     system.fill(1)?;
-    for number in 0..20_000 {
-        fs::write(system.path("/srv/mnt").join(format!("f{number}")), "")?;
-    }
+    let many = "seq -f f%g 20000 | xargs touch";
+    run(cmd("sh", ["-c", many]).current_dir(system.path("/srv/mnt")))?;
     let full = split(&system, &["/srv/mnt"]).exits(5);
     ensure!(full.error().contains("not enough space"), "{}", full.stderr);
     assert_eq!(before.diff(&system.store()?).len(), 0);
@@ -347,9 +347,20 @@ fn in_a_volume_of_the_system_and_in_an_environment() -> Result<()> {
     fs::create_dir_all(system.path("/var/lib/db"))?;
     system.write("/var/lib/db/rows", "1\n")?;
     system.be.run(&["init"]).done();
-    split(&system, &["/var/lib/db", "late"])
-        .done()
-        .says(&["mount --bind /var /mnt && find /mnt/lib/db "]);
+    system.be.run(&["create", "before"]).done();
+    run(cmd(
+        "ln",
+        [
+            system.path("/var/lib/db/rows"),
+            system.path("/var/lib/link"),
+        ],
+    )
+    .arg("-f"))?;
+    split(&system, &["/var/lib/db", "late"]).done().says(&[
+        "mount --bind /var /mnt && find /mnt/lib/db ",
+        "apart in the copy: 1",
+    ]);
+    fs::remove_file(system.path("/var/lib/link"))?;
     system.write("/var/lib/db/rows", "2\n")?;
     system
         .be
@@ -362,6 +373,14 @@ fn in_a_volume_of_the_system_and_in_an_environment() -> Result<()> {
         fs::read_to_string(system.top("@be/b/vol/var-lib-db/rows"))?,
         "2\n"
     );
+    let (mount, db) = (system.path("/var/lib/db"), "subvol=/@var-lib-db");
+    let db = Mount::new(system.device().node(), &mount, "btrfs", db)?;
+    // One that was there before has the old directory, and that is told.
+    let told = system.be.run(&["-n", "activate", "before"]).done();
+    ensure!(told.stderr.contains("  /var/lib/db"), "{}", told.stderr);
+    let told = system.be.run(&["-n", "activate", "b"]).done();
+    ensure!(!told.stderr.contains("  /var/lib/db"), "{}", told.stderr);
+    drop(db);
     drop(var);
 
     // In an environment of be's making its own subvolumes lie with it.
@@ -385,6 +404,7 @@ fn in_a_volume_of_the_system_and_in_an_environment() -> Result<()> {
     let fstab = fs::read_to_string(system.env("c", "etc/fstab"))?;
     ensure!(fstab.contains("subvol=/@be/c/vol/srv-x"), "{fstab}");
     system.be.run(&["destroy", "-y", "c"]).done();
+    system.be.run(&["destroy", "-y", "before"]).done();
     assert_eq!(system.subvolume_paths()?, ["@", "@var", "@var-lib-db"]);
     Ok(())
 }
@@ -417,6 +437,171 @@ fn whole(system: &System, files: usize) -> Result<bool> {
     Ok(listed)
 }
 
+/// As before the split.
+fn undo(system: &System) -> Result<()> {
+    let fstab = system.read("/etc/fstab")?;
+    let kept: Vec<_> = fstab.lines().filter(|l| !l.contains("@srv-db")).collect();
+    system.write("/etc/fstab", kept.join("\n") + "\n")?;
+    run(cmd("btrfs", ["--quiet", "subvolume", "delete"]).arg(system.top("@srv-db")))?;
+    edit(system, "default", |record| {
+        if let Some(members) = record["subvolumes"].as_array_mut() {
+            members.truncate(1);
+        }
+    })
+}
+
+/// Change the record of an environment.
+fn edit(system: &System, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let mut record = system.record(name)?;
+    change(&mut record);
+    let path = system.top(&format!("@be/{name}/be.json"));
+    Ok(fs::write(path, record.to_string())?)
+}
+
+fn uuid_of(system: &System, path: &str) -> Result<String> {
+    let start = format!("{path} ");
+    let all = system.subvolumes()?;
+    let line = all.iter().find(|l| l.starts_with(&start));
+    let line = line.with_context(|| format!("{path} is gone"))?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What a split leaves that is cut off between its rename and the line in fstab.
+fn cut_off(system: &System) -> Result<()> {
+    let work = system.top("@be/.work/split/@srv-db");
+    fs::create_dir_all(&work)?;
+    let about = json!({
+        "mount": "/srv/db", "to": "@srv-db", "root": "@", "owner": "default", "again": false,
+    });
+    let known = [uuid_of(system, "@")?, uuid_of(system, "@srv-db")?].join(",");
+    let set = |name: &str, value: &str| {
+        let none = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&work, name, value.as_bytes(), none)
+    };
+    set("trusted.be.about", &about.to_string())?;
+    Ok(set("trusted.be.sources", &known)?)
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn cut_off_before_and_after_the_line_in_fstab() -> Result<()> {
+    let system = system()?;
+    let fstab = system.read("/etc/fstab")?;
+    split(&system, &["/srv/db", "late"]).done();
+    cut_off(&system)?;
+    let touch = || system.be.run(&["describe", "default", "touched"]).done();
+    touch().says(&["finished the split of /srv/db"]);
+    ensure!(whole(&system, 2)?);
+
+    system.write("/etc/fstab", &fstab)?;
+    cut_off(&system)?;
+    // What somebody mounts stays until it is free.
+    let there = system.dir().join("there");
+    fs::create_dir(&there)?;
+    let mount = Mount::new(system.device().node(), &there, "btrfs", "subvol=/@srv-db")?;
+    touch().says(&["alone", "mounted at"]);
+    ensure!(system.top("@srv-db/rows").is_file());
+    drop(mount);
+    touch().says(&["removed what an interrupted split of /srv/db left"]);
+    ensure!(!whole(&system, 2)?);
+
+    // What only has the name is not touched.
+    system.make_subvolume("@srv-db")?;
+    cut_off(&system)?;
+    touch();
+    ensure!(system.top("@srv-db").is_dir());
+    Ok(())
+}
+
+/// The problems that `be doctor` has with the environment.
+fn problems(system: &System, name: &str) -> Result<Vec<String>> {
+    let found = system.be.run(&["doctor", "--json"]).json();
+    let all = found["problems"].as_array().context("none")?;
+    let of = all.iter().filter(|p| p["object"] == name);
+    Ok(of
+        .filter_map(|p| Some(p["id"].as_str()?.to_owned()))
+        .collect())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn subvolumes_beside_the_root_are_looked_after() -> Result<()> {
+    let system = System::small()?;
+    system.make_subvolume("@data")?;
+    let line = format!("UUID={} /srv/data btrfs subvol=/@data 0 0\n", system.uuid());
+    system.append("/etc/fstab", line)?;
+    fs::create_dir_all(system.path("/srv/data"))?;
+    let data = Mount::new(
+        system.device().node(),
+        &system.path("/srv/data"),
+        "btrfs",
+        "subvol=/@data",
+    )?;
+    system.be.run(&["init"]).done();
+    system
+        .be
+        .run(&["layout", "set", "/srv/data", "late"])
+        .done();
+    system.be.run(&["create", "a"]).done();
+    assert_eq!(problems(&system, "a")?, [""; 0]);
+
+    // A line that leads elsewhere.
+    let path = system.env("a", "etc/fstab");
+    let good = fs::read_to_string(&path)?;
+    fs::write(&path, good.replace("/@be/a/vol/srv-data", "/@data"))?;
+    assert_eq!(problems(&system, "a")?, ["fstab-subvol"]);
+    let _still_other_problems = system.be.run(&["doctor", "--repair"]);
+    assert_eq!(fs::read_to_string(&path)?, good);
+    fs::write(
+        &path,
+        format!("{good}UUID={} /srv/x btrfs subvol=@x 0 0\n", system.uuid()),
+    )?;
+    assert_eq!(problems(&system, "a")?, ["fstab-gone"]);
+    fs::write(&path, &good)?;
+
+    // An activate that was cut off, before its exchange and after it.
+    let is = uuid_of(&system, "@be/a/vol/srv-data")?;
+    let other = uuid_of(&system, "@")?.replace(['0', '1'], "2");
+    for (old, new) in [(&is, &other), (&other, &is)] {
+        edit(&system, "a", |record| {
+            record["subvolumes"][1]["uuid"] = json!(old);
+            record["subvolumes"][1]["replacement"] = json!(new);
+        })?;
+        assert_eq!(problems(&system, "a")?, ["replacement-left"]);
+        system.be.run(&["describe", "a", "touched"]).done();
+        let member = &system.record("a")?["subvolumes"][1];
+        assert_eq!(member["uuid"], json!(is));
+        ensure!(member["replacement"].is_null());
+    }
+
+    // One that another environment mounts.
+    drop(data);
+    let (root, be) = system.mount_root_of("a")?;
+    be.run(&["layout", "set", "/srv/data", "shared"]).done();
+    be.run(&["create", "b"]).done();
+    drop(root);
+    for args in [&["destroy", "-y", "a"][..], &["rename", "a", "c"]] {
+        system.refuses(
+            REFUSED,
+            args,
+            &["/@be/a/vol/srv-data lies in a, and b mounts it"],
+        )?;
+    }
+    system.be.run(&["destroy", "-y", "b"]).done();
+    system.be.run(&["rename", "a", "c"]).done();
+    run(cmd("btrfs", ["--quiet", "subvolume", "delete"]).arg(system.top("@be/c/vol/srv-data")))?;
+    // No entry in the menu leads there.
+    assert_eq!(problems(&system, "c")?, ["volume-missing", "entry-dead"]);
+    let check = system.be.run(&["check", "c"]).exits(8);
+    ensure!(
+        check.stdout.contains("its subvolume for /srv/data is gone"),
+        "{}",
+        check.stdout
+    );
+    system.be.run(&["destroy", "-y", "c"]).done();
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn killed_at_any_moment() -> Result<()> {
@@ -425,33 +610,29 @@ fn killed_at_any_moment() -> Result<()> {
         fs::write(system.path("/srv/db").join(format!("f{number}")), "data")?;
     }
     let files = 3002;
+    let start = Instant::now();
+    split(&system, &["/srv/db", "cloned"]).done();
+    let takes = start.elapsed();
+    undo(&system)?;
     let mut done = (0, 0);
     for step in 0..24 {
         let was = whole(&system, files)?;
         let mut be = system.be.start(&["layout", "split", "/srv/db", "cloned"])?;
-        std::thread::sleep(Duration::from_millis(20 + step * 25));
+        std::thread::sleep(takes * (step + 1) / 12);
         let _ended_already = be.signal(Signal::SIGKILL);
         be.end()?;
         system.be.run(&["describe", "default", "still here"]).done();
         let is = whole(&system, files)?;
         ensure!(is || !was, "what was done is not undone");
-        if is && step % 2 == 0 {
-            // From the beginning.
-            done.1 += 1;
-            let fstab = system.read("/etc/fstab")?;
-            let kept: Vec<_> = fstab.lines().filter(|l| !l.contains("@srv-db")).collect();
-            system.write("/etc/fstab", kept.join("\n") + "\n")?;
-            run(cmd("btrfs", ["--quiet", "subvolume", "delete"]).arg(system.top("@srv-db")))?;
-            let mut record = system.record("default")?;
-            record["subvolumes"]
-                .as_array_mut()
-                .context("none")?
-                .truncate(1);
-            fs::write(system.top("@be/default/be.json"), record.to_string())?;
-        } else {
-            done.0 += 1;
+        // Sometimes from the beginning, sometimes over what is there.
+        if is && step % 3 == 0 {
+            undo(&system)?;
+        }
+        match is {
+            true => done.1 += 1,
+            false => done.0 += 1,
         }
     }
-    ensure!(done.0 > 2 && done.1 > 0, "{done:?}");
+    ensure!(done.0 > 2 && done.1 > 0, "{done:?} {takes:?}");
     Ok(())
 }

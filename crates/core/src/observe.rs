@@ -400,9 +400,9 @@ fn lend(store: &Store, tree: &Tree, environments: &mut [Environment]) {
     let mut lent: Vec<(EnvName, PathBuf)> = Vec::new();
     for env in environments.iter() {
         let Some(root) = &env.root else { continue };
-        let text = store.root_of(&root.path).and_then(|dir| {
-            let text = dir.read_to_string("etc/fstab", MAX_TEXT);
-            Ok(text.unwrap_or_default())
+        let text = store.root_of(&root.path).map(|dir| {
+            dir.read_to_string("etc/fstab", MAX_TEXT)
+                .unwrap_or_default()
         });
         let fstab = Fstab::parse(&text.unwrap_or_default());
         for entry in fstab.entries().filter(|e| e.is_btrfs()) {

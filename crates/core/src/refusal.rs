@@ -3,7 +3,7 @@
 mod split;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::name::{EnvName, Named};
 
@@ -258,10 +258,17 @@ impl Refusal {
             ReadOnly => {
                 "mount it writable: mount -o remount,rw / (and look at dmesg for the cause)".into()
             }
-            Swapfile { path } => format!(
-                "swapoff {0}, and move the file to a subvolume of its own",
-                path.display()
-            ),
+            Swapfile { path } => match path.parent().filter(|dir| *dir != Path::new("/")) {
+                Some(dir) => format!(
+                    "swapoff {}, then: be layout split {}",
+                    path.display(),
+                    dir.display()
+                ),
+                None => format!(
+                    "swapoff {}, and move the file to a directory of its own, for: be layout split",
+                    path.display()
+                ),
+            },
             Busy { .. } => "try again when it has ended; be status shows it".into(),
             NoSpace { .. } => "make room: be prune, or be list and be destroy NAME".into(),
             Running { .. } => "reboot into another environment first: be activate NAME".into(),

@@ -86,12 +86,19 @@ impl Session {
         let boot = boot
             .map(|place| bootfs::open(&self.store, place, false))
             .transpose()?;
-        Ok(boot::examine(
+        let mut found = boot::examine(
             &root,
             boot.as_ref(),
             &ground(inv, subvolume, Fstab::Final),
             &self.config,
-        ))
+        );
+        // Of an adopted system the fstab counts, and not what its record says.
+        let members = env.record.subvolumes.iter().zip(&env.subvolumes);
+        let gone = members.filter(|(_, found)| found.is_none() && !env.record.adopted);
+        found
+            .problems
+            .extend(gone.map(|(m, _)| format!("its subvolume for {} is gone", m.mount)));
+        Ok(found)
     }
 
     /// All of an environment as one tree: its root, with its other subvolumes in their places.

@@ -177,7 +177,11 @@ impl Work<'_> {
                 self.announced = None;
                 Ok(())
             }
-            Step::Split(spec) => split::split(session, &self.number, spec),
+            Step::Split(spec) => {
+                let note = split::split(session, &self.number, spec)?;
+                self.done.notes.extend(note);
+                Ok(())
+            }
             Step::AddMount { spec, entry } => split::add_mount(session, spec, entry),
             Step::Unmount(target) => mount::unmount(target),
             Step::Remove(removal) => remove::remove(session, &self.number, removal),

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use be_btrfs::rooted::Copied;
 use be_btrfs::{Mode, Root, SubvolumeInfo, TopLevel, Uuid};
 use serde::{Deserialize, Serialize};
 
@@ -41,18 +42,26 @@ fn work_of(to: &Path) -> PathBuf {
     Path::new(Paths::SPLIT).join(to.file_name().unwrap_or(OsStr::new("split")))
 }
 
-/// Copy the directory, and publish the copy.
-pub(super) fn split(session: &Session, number: &str, spec: &SplitSpec) -> Result<()> {
+/// Copy the directory, and publish the copy; gives what a person should know of it.
+pub(super) fn split(session: &Session, number: &str, spec: &SplitSpec) -> Result<Option<String>> {
     let work = work_of(&spec.to);
     let made = make(session, number, spec, &work);
     if made.is_err() {
         // The failure is what counts; what stays is swept by the next be.
         let _swept = sweep_one(session, number, &work);
     }
-    made
+    let copied = made?;
+    Ok((copied.separated > 0).then(|| {
+        format!(
+            "files in {} that have other names outside of it, from which they are apart in the \
+             copy: {}",
+            spec.mount.display(),
+            copied.separated
+        )
+    }))
 }
 
-fn make(session: &Session, number: &str, spec: &SplitSpec, work: &Path) -> Result<()> {
+fn make(session: &Session, number: &str, spec: &SplitSpec, work: &Path) -> Result<Copied> {
     let store = &session.store;
     store.dir.mkdir_all(work, 0o700)?;
     let dir = store.dir.sub(work)?;
@@ -64,10 +73,11 @@ fn make(session: &Session, number: &str, spec: &SplitSpec, work: &Path) -> Resul
         again: spec.replaces.is_some(),
     };
     dir.set_attribute(ABOUT, &serde_json::to_vec(&about)?)?;
-    let info = copy(session, spec, &dir)?;
+    let (info, copied) = copy(session, spec, &dir)?;
     if let Some(old) = &spec.replaces {
         exchange(session, number, spec, old, (&work.join("new"), &info))?;
-        return sweep_one(session, number, work).map(drop);
+        sweep_one(session, number, work)?;
+        return Ok(copied);
     }
     if let Some(above) = spec.to.parent().filter(|p| !p.as_os_str().is_empty()) {
         store.dir.mkdir_all(above, 0o700)?;
@@ -84,11 +94,12 @@ fn make(session: &Session, number: &str, spec: &SplitSpec, work: &Path) -> Resul
         record.subvolumes.push(member);
         store.write_record(&Paths::environment(owner), &record)?;
     }
-    Ok(store.top.commit()?)
+    store.top.commit()?;
+    Ok(copied)
 }
 
 /// `new` in the directory of the split: complete, marked as such, and on the disk.
-fn copy(session: &Session, spec: &SplitSpec, dir: &Root) -> Result<SubvolumeInfo> {
+fn copy(session: &Session, spec: &SplitSpec, dir: &Root) -> Result<(SubvolumeInfo, Copied)> {
     let top = &session.store.top;
     let source = session.store.root_of(&spec.from.path)?;
     if be_btrfs::subvolume_info(&source)?.uuid.to_string() != spec.from.uuid {
@@ -101,7 +112,8 @@ fn copy(session: &Session, spec: &SplitSpec, dir: &Root) -> Result<SubvolumeInfo
     let known = format!("{},{}", spec.from.uuid, info.uuid);
     dir.set_attribute(SOURCES, known.as_bytes())?;
     let new = dir.sub("new")?;
-    new.copy_from(&dir.sub(from)?.sub(&spec.within)?)
+    let copied = new
+        .copy_from(&dir.sub(from)?.sub(&spec.within)?)
         .with_context(|| format!("cannot copy {}", spec.mount.display()))?;
     new.set_attribute(ATTRIBUTE, spec.policy.as_str().as_bytes())?;
     top.delete_subvolume(dir.fd(), from, taken.uuid)?;
@@ -117,7 +129,7 @@ fn copy(session: &Session, spec: &SplitSpec, dir: &Root) -> Result<SubvolumeInfo
     };
     new.set_attribute(MARK, &serde_json::to_vec(&mark)?)?;
     top.commit()?;
-    Ok(info)
+    Ok((info, copied))
 }
 
 /// Put a fresh copy in the place of one that nobody uses.

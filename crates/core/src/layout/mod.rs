@@ -18,9 +18,9 @@ pub(crate) use clone::{added_options, source};
 pub use parts::Part;
 pub(crate) use parts::{Names, SUBDIR, find, subvolume};
 pub use policy::{ATTRIBUTE, default_policy, holds_packages};
-pub(crate) use split::waiting;
 pub(crate) use split::{MARK, Mark, written};
 pub use split::{Pending, behind, location, pending, pending_at, request as split_request};
+pub(crate) use split::{split_parts, waiting};
 
 /// What a system consists of besides its root subvolume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,8 +57,8 @@ impl Layout {
 /// Where the filesystem is mounted that a directory of the system lies in.
 pub(crate) fn mount_over(inv: &crate::model::Inventory, path: &Path) -> PathBuf {
     let parts = inv.system.layout.parts.iter().map(|p| &p.mount);
-    let over = parts.filter(|at| *at != path && path.starts_with(at));
-    over.last().cloned().unwrap_or_else(|| "/".into())
+    let mut over = parts.filter(|at| *at != path && path.starts_with(at));
+    over.next_back().cloned().unwrap_or_else(|| "/".into())
 }
 
 /// Filesystems that hold nothing that lasts.

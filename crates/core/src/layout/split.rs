@@ -1,7 +1,9 @@
 //! Directories that were turned into subvolumes of their own, and have not been mounted as
 //! such yet: the switch is at the next boot.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
@@ -11,7 +13,7 @@ use super::{Part, default_policy};
 use crate::model::{Inventory, STORE, Subvolume};
 use crate::observe::subvolume_at;
 use crate::plan::{self, Found};
-use crate::processes;
+use crate::processes::{self, Holder};
 use crate::record::{Policy, place};
 use crate::session::Session;
 use crate::store::Store;
@@ -153,6 +155,18 @@ fn waits(session: &Session, inv: &Inventory, part: &Part) -> Result<Option<(Root
     Ok((now != Some(part.subvolume.id)).then_some((copy, mark)))
 }
 
+/// The parts that were split from a directory, and are mounted by now.
+pub(crate) fn split_parts<'a>(session: &Session, inv: &'a Inventory) -> Result<Vec<&'a Part>> {
+    let mut split = Vec::new();
+    for part in inv.system.layout.parts.iter().filter(|p| p.listed) {
+        let root = session.store.root_of(&part.subvolume.path)?;
+        if Mark::of(&root)?.is_some() && waits(session, inv, part)?.is_none() {
+            split.push(part);
+        }
+    }
+    Ok(split)
+}
+
 /// The parts that were split from a directory and are not mounted.
 pub(crate) fn waiting<'a>(session: &Session, inv: &'a Inventory) -> Result<Vec<&'a Part>> {
     let mut waiting = Vec::new();
@@ -248,7 +262,7 @@ pub fn request(
                 true if there.ino == SUBVOLUME_INODE => Found::Subvolume,
                 true => {
                     let inside = root.sub(&within)?.inside()?;
-                    request.holders = processes::working_in(there.dev, &inside.inodes)?;
+                    request.holders = holders(there.dev, &inside.inodes)?;
                     Found::Directory {
                         files: inside.inodes.len() as u64,
                         unshared: inside.swap,
@@ -262,6 +276,21 @@ pub fn request(
     let policy = policy.unwrap_or_else(|| default_policy(path));
     request.taken = session.store.dir.lstat(location(inv, path, policy)).is_ok();
     Ok(request)
+}
+
+/// Who works there. A process that is being started has for a moment what the one that
+/// starts it has open.
+fn holders(device: u64, inodes: &HashSet<u64>) -> Result<Vec<Holder>> {
+    let mut found = processes::working_in(device, inodes)?;
+    for _ in 0..3 {
+        if found.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        let now = processes::working_in(device, inodes)?;
+        found.retain(|f| now.iter().any(|n| n.pid == f.pid));
+    }
+    Ok(found)
 }
 
 /// Where the subvolume for a directory is made, from the top level: what belongs to an

@@ -98,7 +98,7 @@ pub fn holder<'a>(inv: &'a Inventory, path: &Path) -> Result<(&'a Subvolume, Pat
     };
     let layout = &inv.system.layout;
     let around = |at: &Path| path != at && path.starts_with(at);
-    let part = layout.parts.iter().filter(|p| around(&p.mount)).last();
+    let part = layout.parts.iter().rfind(|p| around(&p.mount));
     let mount = part.map_or(Path::new("/"), |p| p.mount.as_path());
     let deeper = |at: &&Path| around(at) && at.starts_with(mount) && *at != mount;
     let mounted = inv.system.mounts.iter().map(|m| m.target.as_path());
