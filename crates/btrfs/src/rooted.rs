@@ -8,6 +8,7 @@
 //!
 //! It does not stop at mounts or nested subvolumes ([`Root::remove_tree`] does).
 
+mod copy;
 mod read;
 mod remove;
 mod write;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use crate::error::Context;
 use crate::{Error, Reason, Result};
 
+pub use copy::{Copied, Inside};
 pub use read::Metadata;
 pub use write::Staged;
 

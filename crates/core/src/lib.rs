@@ -26,6 +26,7 @@ pub mod observe;
 mod parallel;
 pub mod plan;
 pub mod policy;
+pub mod processes;
 mod proven;
 pub mod prune;
 pub mod record;

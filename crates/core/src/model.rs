@@ -129,6 +129,9 @@ pub struct Environment {
     pub snapshots: Vec<SnapshotState>,
     /// Subvolumes below its directory in the store that are not its own, as paths there.
     pub foreign: Vec<PathBuf>,
+    /// Subvolumes below its directory in the store that the fstab of another environment
+    /// mounts, from the top level, with its name.
+    pub lent: Vec<(EnvName, PathBuf)>,
 }
 
 impl Environment {
@@ -144,6 +147,7 @@ impl Environment {
             subvolumes: Vec::new(),
             snapshots: Vec::new(),
             foreign: Vec::new(),
+            lent: Vec::new(),
         }
     }
 

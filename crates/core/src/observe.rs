@@ -100,10 +100,12 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 subvolumes,
                 snapshots,
                 foreign,
+                lent: Vec::new(),
                 record,
             }
         })
         .collect();
+    lend(store, &tree, &mut environments);
     environments.sort_by(|a, b| (a.record.created, a.name()).cmp(&(b.record.created, b.name())));
 
     let fs = filesystem(store, device)?;
@@ -115,6 +117,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let menu = menu_state(store, &root_dir, &system, &environments, header);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));
+    leftovers.extend(store.work(Paths::SPLIT));
     let renaming = environments.iter().filter(|e| e.record.renaming.is_some());
     leftovers.extend(renaming.map(|e| e.name().to_string()));
     Ok(Inventory {
@@ -413,6 +416,40 @@ fn foreign_in(below: &[&Node], record: &Record) -> Vec<PathBuf> {
         .collect();
     foreign.sort();
     foreign
+}
+
+/// Find out which environments mount subvolumes of others. Where all consist of their roots
+/// alone nothing can be lent.
+fn lend(store: &Store, tree: &Tree, environments: &mut [Environment]) {
+    let alone = |e: &Environment| e.foreign.is_empty() && e.record.subvolumes.len() < 2;
+    if environments.iter().filter(|e| !e.record.adopted).all(alone) {
+        return;
+    }
+    let mut lent: Vec<(EnvName, PathBuf)> = Vec::new();
+    for env in environments.iter() {
+        let Some(root) = &env.root else { continue };
+        let text = store.root_of(&root.path).map(|dir| {
+            dir.read_to_string("etc/fstab", MAX_TEXT)
+                .unwrap_or_default()
+        });
+        let fstab = Fstab::parse(&text.unwrap_or_default());
+        for entry in fstab.entries().filter(|e| e.is_btrfs()) {
+            let by_id = || tree.by_id(entry.subvolid()?.parse().ok()?);
+            let node = match entry.subvol() {
+                Some(path) => tree.by_path(path),
+                None => by_id(),
+            };
+            let home = Paths::environment(env.name());
+            if let Some(node) = node.filter(|n| !n.path.starts_with(home)) {
+                lent.push((env.name().clone(), node.path.clone()));
+            }
+        }
+    }
+    for env in environments {
+        let home = Paths::environment(env.name());
+        let of = |(_, path): &&(EnvName, PathBuf)| path.starts_with(&home);
+        env.lent = lent.iter().filter(of).cloned().collect();
+    }
 }
 
 fn observe_system(

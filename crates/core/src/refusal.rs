@@ -1,9 +1,13 @@
 //! What `be` refuses to do: a closed list of facts, each with its message and its way out.
 
+mod split;
+
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::name::{EnvName, Named};
+
+pub use split::NoSplit;
 
 /// The exit codes that scripts may rely on.
 pub mod exit {
@@ -52,6 +56,10 @@ pub enum Refusal {
     },
     Split {
         path: PathBuf,
+    },
+    NoSplit {
+        path: PathBuf,
+        why: NoSplit,
     },
     NotAPart {
         path: PathBuf,
@@ -113,6 +121,12 @@ pub enum Refusal {
     Nested {
         name: EnvName,
         paths: Vec<PathBuf>,
+    },
+    /// Another environment mounts a subvolume of it.
+    Lent {
+        name: EnvName,
+        path: PathBuf,
+        by: EnvName,
     },
     NotReady {
         name: EnvName,
@@ -194,6 +208,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// For an environment of which another mounts something.
+    pub(crate) fn lent(env: &crate::model::Environment) -> Option<Refusal> {
+        let (by, path) = env.lent.first()?;
+        Some(Refusal::Lent {
+            name: env.name().clone(),
+            path: path.clone(),
+            by: by.clone(),
+        })
+    }
+
     /// The exit code that stands for it.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -216,6 +240,7 @@ impl Refusal {
             NotInitialised | NotAdopted { .. } => "be init".into(),
             Unsupported { .. } => "see LAYOUTS in be(8)".into(),
             Split { path } => format!("be layout set {} cloned", path.display()),
+            NoSplit { path, why } => why.hint(path),
             NotAPart { path, split, .. } if *split => {
                 format!("be layout split {} makes it one", path.display())
             }
@@ -236,10 +261,17 @@ impl Refusal {
             ReadOnly => {
                 "mount it writable: mount -o remount,rw / (and look at dmesg for the cause)".into()
             }
-            Swapfile { path } => format!(
-                "swapoff {0}, and move the file to a subvolume of its own",
-                path.display()
-            ),
+            Swapfile { path } => match path.parent().filter(|dir| *dir != Path::new("/")) {
+                Some(dir) => format!(
+                    "swapoff {}, then: be layout split {}",
+                    path.display(),
+                    dir.display()
+                ),
+                None => format!(
+                    "swapoff {}, and move the file to a directory of its own, for: be layout split",
+                    path.display()
+                ),
+            },
             Busy { .. } => "try again when it has ended; be status shows it".into(),
             NoSpace { .. } => "make room: be prune, or be list and be destroy NAME".into(),
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
@@ -251,7 +283,21 @@ impl Refusal {
             }
             DefaultSubvolume { .. } => "btrfs subvolume set-default 5 /".into(),
             InUse { name, .. } => format!("be umount {name}, or end what uses it"),
-            Nested { .. } => "move them out, or delete them: btrfs subvolume delete PATH".into(),
+            Nested { name, paths } => {
+                let path = paths.first().map(|p| p.display().to_string());
+                let path = path.unwrap_or_default();
+                let last = path.rsplit('/').next().unwrap_or_default();
+                format!(
+                    "move them out: mount -o subvolid=5 DEVICE /mnt, mv /mnt/@be/{name}/{path} \
+                     /mnt/@{last}, and mount it by /etc/fstab; or delete them: btrfs subvolume \
+                     delete"
+                )
+            }
+            Lent { path, by, .. } => format!(
+                "move it out: mount -o subvolid=5 DEVICE /mnt, mv /mnt/{0} /mnt/@NAME, and write \
+                 subvol=/@NAME into /etc/fstab of {by}",
+                path.display()
+            ),
             NotReady { name, .. } => format!("be upgrade --continue {name}, or be destroy {name}"),
             NothingToContinue { .. } => "be status".into(),
             NotBootable { name, .. } if name.snapshot.is_some() => {
@@ -314,6 +360,11 @@ impl fmt::Display for Refusal {
                  describes them would be separated",
                 path.display()
             ),
+            NoSplit { path, why } => write!(
+                f,
+                "{} cannot be a subvolume of its own: {why}",
+                path.display()
+            ),
             NotAPart { path, why, .. } => {
                 write!(
                     f,
@@ -358,6 +409,11 @@ impl fmt::Display for Refusal {
                 let list: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
                 write!(f, "{name} holds what be did not make: {}", list.join(", "))
             }
+            Lent { name, path, by } => write!(
+                f,
+                "/{} lies in {name}, and {by} mounts it by its /etc/fstab",
+                path.display()
+            ),
             NotReady { name, state } => write!(f, "{name} is {state}"),
             NothingToContinue { name, state } => {
                 write!(f, "{name} is {state}; it has no upgrade to continue")

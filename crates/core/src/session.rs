@@ -131,7 +131,8 @@ impl Session {
         };
         let ground = ground(inv, subvolume, env.volumes_in_store(), Fstab::Final);
         let mut found = boot::examine(&root, boot.as_ref(), &ground, &self.config);
-        for member in env.missing() {
+        // Of an adopted system the fstab counts, and not what its record says.
+        for member in env.missing().filter(|_| !env.record.adopted) {
             found
                 .problems
                 .push(format!("the subvolume for {} is gone", member.mount));
@@ -301,6 +302,19 @@ impl Session {
         job.volumes = volumes
             .map(|(target, source)| Bind { source, target })
             .collect();
+        // What was split and is not mounted yet: it works in what it will have.
+        let fstab = self.store.root_of(&subvolume.path)?;
+        let fstab = fstab.read_to_string("etc/fstab", MAX_TEXT);
+        let fstab = crate::fstab::Fstab::parse(&fstab.unwrap_or_default());
+        for part in layout::waiting(self, inv)? {
+            let line = fstab.at(&part.mount).and_then(|e| e.subvol());
+            if !part.is_own() && line.map(Path::new) == Some(&part.subvolume.path) {
+                job.volumes.push(Bind {
+                    source: part.subvolume.path.clone(),
+                    target: part.mount.clone(),
+                });
+            }
+        }
         // Two mounts at one place are none of ours.
         job.binds.retain(|bind| {
             let own = |m: &Member| Path::new(&m.mount) == bind.target;

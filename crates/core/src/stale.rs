@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::fstab::Fstab;
+use crate::layout;
 use crate::model::{Environment, Inventory};
+use crate::observe::MAX_TEXT;
 use crate::plan::{Plan, Step};
 use crate::record::Policy;
 use crate::session::Session;
@@ -161,6 +164,7 @@ pub fn left_behind_at_last_commit(
         )?;
         changed.extend(found.into_iter().map(|file| below_mount(file, mount)));
     }
+    let split = split_since(session, inv, env)?;
     changed.sort_by(|a, b| a.path.cmp(&b.path));
     // A directory above a changed file is only the way to it.
     let all: Vec<_> = changed.iter().map(|c| &c.path).collect();
@@ -171,7 +175,10 @@ pub fn left_behind_at_last_commit(
             !c.kind.is_dir() || !all.get(i + 1).is_some_and(|next| next.starts_with(&c.path))
         })
         .map(|(_, c)| c.path.clone())
+        .filter(|path| !split.contains(path))
         .collect();
+    left.paths.extend(split.iter().cloned());
+    left.paths.sort();
     Ok(left)
 }
 
@@ -179,6 +186,22 @@ pub fn left_behind_at_last_commit(
 fn below_mount(mut file: be_btrfs::ChangedFile, mount: &Path) -> be_btrfs::ChangedFile {
     file.path = mount.join(&file.path);
     file
+}
+
+/// Watched directories that were split from the running system, and are in the root of the
+/// environment as they were before.
+fn split_since(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<PathBuf>> {
+    let split = layout::split_parts(session, inv)?;
+    let Some(root) = env.root.as_ref().filter(|_| !split.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let text = session.store.root_of(&root.path)?;
+    let text = text.read_to_string("etc/fstab", MAX_TEXT);
+    let fstab = Fstab::parse(&text.unwrap_or_default());
+    let lacking = split.iter().filter(|part| fstab.at(&part.mount).is_none());
+    let paths = lacking.map(|part| part.mount.strip_prefix("/").unwrap_or(&part.mount));
+    let watched = paths.filter(|path| WATCHED.iter().any(|dir| path.starts_with(dir)));
+    Ok(watched.map(Path::to_owned).collect())
 }
 
 /// The part of a directory of the system that lies in the subvolume mounted at `mount`, as

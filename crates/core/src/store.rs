@@ -3,6 +3,7 @@
 //! ```text
 //! @be/NAME/be.json  root/  base/root/  log/  snap/SNAP/root/
 //! @be/.work/new/NAME    being made      @be/.work/gone/NAME    being removed
+//! @be/.work/split/@PATH   a directory on its way into a subvolume of its own
 //! @be/.work/…/NAME@SNAP a snapshot of it
 //! @be/NAME -> OTHER     a second name, while OTHER is being renamed
 //! @be/.grub/menu.cfg    what GRUB reads
@@ -46,6 +47,8 @@ impl Paths {
     pub const NEW: &str = "@be/.work/new";
     /// Environments that are being removed.
     pub const GONE: &str = "@be/.work/gone";
+    /// Directories that are being turned into subvolumes.
+    pub const SPLIT: &str = "@be/.work/split";
     /// The directory of the menu.
     pub const GRUB: &str = "@be/.grub";
     /// The menu.

@@ -1,6 +1,7 @@
 //! `be activate`
 
 use anyhow::Result;
+use be_core::layout;
 use be_core::name::{EnvName, Named};
 use be_core::plan;
 use be_core::stale::{LeftBehind, left_behind};
@@ -79,5 +80,6 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
     }))
     .text(format!("{name} boots next{already}\n"))
     .notes(done.notes.clone())
+    .notes(layout::behind(&ctx.session))
     .notes(stays.sentences()))
 }

@@ -1,6 +1,7 @@
 //! `be create`
 
 use anyhow::Result;
+use be_core::layout;
 use be_core::name::{EnvName, Named, SnapName};
 use be_core::plan;
 use be_core::refusal::Refusal;
@@ -74,7 +75,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     Ok(Outcome::new(json!({ "environment": name }))
         .text(format!("{name}\n"))
-        .notes(done.notes))
+        .notes(done.notes)
+        .notes(layout::behind(&ctx.session)))
 }
 
 fn take(args: &Args, ctx: &mut Context, env: &EnvName, name: &SnapName) -> Result<Outcome> {

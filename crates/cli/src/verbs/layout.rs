@@ -1,12 +1,15 @@
 //! `be layout`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use be_core::layout::{Layout, Part};
+use anyhow::{Context as _, Result};
+use be_core::host;
+use be_core::layout::{self, Layout, Part, Pending};
 use be_core::model::Inventory;
 use be_core::plan;
 use be_core::record::Policy;
+use be_core::refusal::Refusal;
+use be_core::session::Session;
 use serde_json::json;
 
 use crate::context::Context;
@@ -34,6 +37,15 @@ enum Action {
         #[arg(value_parser = policy)]
         policy: Policy,
     },
+    /// Turn the directory PATH into a subvolume of its own, from the next boot on.
+    Split {
+        /// A directory of the running system that holds only data.
+        path: PathBuf,
+        /// What happens to it when an environment is created; the usual for the place if it
+        /// is not given.
+        #[arg(value_parser = policy)]
+        policy: Option<Policy>,
+    },
 }
 
 fn policy(text: &str) -> Result<Policy, String> {
@@ -42,7 +54,8 @@ fn policy(text: &str) -> Result<Policy, String> {
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     match &args.action {
-        None => show(&ctx.session.observe()?),
+        None => show(&ctx.session),
+        Some(Action::Split { path, policy }) => split(ctx, path, *policy),
         Some(Action::Set { path, policy }) => {
             let work = ctx.begin()?;
             // As a person types it: /srv/ is /srv.
@@ -62,7 +75,46 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     }
 }
 
-fn show(inv: &Inventory) -> Result<Outcome> {
+fn split(ctx: &mut Context, path: &Path, policy: Option<Policy>) -> Result<Outcome> {
+    if !host::sees_the_machine() {
+        return Err(Refusal::Blind.into());
+    }
+    let work = ctx.begin()?;
+    let path: PathBuf = path.components().collect();
+    let request = layout::split_request(&ctx.session, &work.inv, &path, policy)?;
+    let again = request.pending.is_some();
+    let planned = plan::split(&work.inv, &request)?;
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    let inv = ctx.session.observe()?;
+    let made = layout::pending(&ctx.session, &inv)?;
+    let made = made.into_iter().find(|p| p.mount == path);
+    let made = made.context("the split was made, and cannot be found")?;
+    let (shown, subvolume) = (path.display(), made.subvolume.option());
+    Ok(Outcome::new(json!({
+        "path": path,
+        "policy": made.policy,
+        "subvolume": subvolume,
+        "uuid": made.subvolume.uuid,
+        "again": again,
+        "changed": made.changed,
+    }))
+    .text(match again {
+        true => {
+            format!("{shown} is copied anew into {subvolume}; it is switched at the next boot\n")
+        }
+        false => format!("{shown} is {subvolume} from the next boot on\n"),
+    })
+    .notes(done.notes)
+    .notes(made.behind()))
+}
+
+fn show(session: &Session) -> Result<Outcome> {
+    let inv = &session.observe()?;
+    let pending = layout::pending(session, inv)?;
+    let waits = |part: &Part| pending.iter().find(|p| p.mount == part.mount && !p.written);
     let system = &inv.system;
     let layout = &system.layout;
     let mut rows = vec![["PATH", "POLICY", "SUBVOLUME", ""].map(str::to_owned)];
@@ -85,7 +137,7 @@ fn show(inv: &Inventory) -> Result<Outcome> {
             &mount,
             part.policy.as_str(),
             &seen(part),
-            &remark(part),
+            &remark(part, waits(part)),
         ));
     }
     for target in elsewhere(inv, layout) {
@@ -116,6 +168,7 @@ fn show(inv: &Inventory) -> Result<Outcome> {
                 "id": p.subvolume.id,
                 "uuid": p.subvolume.uuid,
                 "listed": p.listed,
+                "pending": waits(p).map(|w| json!({ "changed": w.changed })),
             })
         })
         .collect();
@@ -127,6 +180,12 @@ fn show(inv: &Inventory) -> Result<Outcome> {
         "supported": refused.is_none(),
     }))
     .text(text)
+    .notes(
+        pending
+            .iter()
+            .filter(|p| !p.written)
+            .filter_map(Pending::behind),
+    )
     .notes(refused.map(|r| format!("no environment can be created: {r}; {}", r.hint()))))
 }
 
@@ -141,8 +200,11 @@ fn seen(part: &Part) -> String {
     }
 }
 
-fn remark(part: &Part) -> String {
+fn remark(part: &Part, waits: Option<&Pending>) -> String {
     let mut remarks = Vec::new();
+    if waits.is_some() {
+        remarks.push("from the next boot on".to_owned());
+    }
     if part.chosen {
         remarks.push("chosen".to_owned());
     }

@@ -73,12 +73,14 @@ pub enum Repair {
     },
     /// Remove what an interrupted command left; only what is proven to be be's own.
     Sweep,
-    /// Let the fstab of an environment name its root subvolume, and no number.
+    /// Let the fstab of an environment name a subvolume of it, and no number.
     Fstab {
         /// Which one.
         name: EnvName,
         /// Its root, from the top level.
         root: PathBuf,
+        /// Where the subvolume is mounted.
+        target: PathBuf,
         /// The value for `subvol=`.
         subvol: String,
     },
@@ -124,10 +126,19 @@ impl fmt::Display for Repair {
                 write!(f, "give /{} to root, mode {mode:o}", path.display())
             }
             Repair::Sweep => write!(f, "remove what an interrupted command left"),
-            Repair::Fstab { name, subvol, .. } => {
+            Repair::Fstab {
+                name,
+                subvol,
+                target,
+                ..
+            } => {
+                let line = match target.to_str() {
+                    Some("/") => "the root line".to_owned(),
+                    _ => format!("the line for {}", target.display()),
+                };
                 write!(
                     f,
-                    "write subvol={subvol} into the root line of /etc/fstab of {name}"
+                    "write subvol={subvol} into {line} of /etc/fstab of {name}"
                 )
             }
             Repair::Script { of: None } => write!(f, "install /{}", script.display()),

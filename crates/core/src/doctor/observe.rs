@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::grub::{self, GrubFiles};
 use crate::fstab::Fstab;
 use crate::hook::{self, Script};
+use crate::layout::{self, Pending};
 use crate::menu::{self, Written};
 use crate::model::{Environment, Inventory, STORE};
 use crate::name::EnvName;
@@ -38,6 +39,10 @@ pub struct Observation {
     pub orphans: Vec<PathBuf>,
     /// The paths of all subvolumes, from the top level.
     pub subvolumes: Vec<PathBuf>,
+    /// The ids of all subvolumes, in the same order.
+    pub ids: Vec<u64>,
+    /// What was split and is not mounted yet.
+    pub pending: Vec<Pending>,
     /// Swapfiles in the root subvolume.
     pub swapfiles: Vec<Swapfile>,
     /// Programs of the host that are missing.
@@ -130,6 +135,7 @@ pub fn observe(
     let space = store.top.space()?;
     let mut seen = Observation {
         subvolumes: tree.iter().map(|n| n.path.clone()).collect(),
+        ids: tree.iter().map(|n| n.id).collect(),
         swapfiles: swapfiles(inv),
         missing_tools: missing_tools(path),
         metadata_free: space.metadata_available(),
@@ -155,6 +161,7 @@ pub fn observe(
         for env in &inv.environments {
             look_into(session, inv, env, &mut seen);
         }
+        seen.pending = layout::pending(session, inv)?;
         seen.grub = grub::files(session, inv);
         seen.menu = Some(menu_facts(session, inv));
     }
@@ -205,7 +212,7 @@ fn look_at_store(session: &Session, inv: &Inventory, seen: &mut Observation) -> 
             let recordless = seen.recordless.contains(name);
             (!recordless).then(|| Path::new(STORE).join(name))
         }))
-        .chain([Paths::NEW.into(), Paths::GONE.into()])
+        .chain([Paths::NEW, Paths::GONE, Paths::SPLIT].map(PathBuf::from))
         .collect();
     let orphan = |path: &&PathBuf| {
         path.starts_with(STORE) && !homes.iter().any(|home| path.starts_with(home))

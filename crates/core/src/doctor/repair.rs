@@ -1,6 +1,8 @@
 //! Mending what is safe to mend. Each repair can be done again, and after each the system is
 //! as it was or mended.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
 
@@ -31,9 +33,12 @@ pub fn repair(session: &Session, repair: &Repair, lock: &Lock) -> Result<Vec<Str
             dir.chmod(path, *mode).map(|()| Vec::new())?
         }
         Repair::Sweep => sweep(session, lock)?,
-        Repair::Fstab { root, subvol, .. } => {
-            fstab(&session.store.root_of(root)?, subvol).map(|()| Vec::new())?
-        }
+        Repair::Fstab {
+            root,
+            subvol,
+            target,
+            ..
+        } => fstab(&session.store.root_of(root)?, target, subvol).map(|()| Vec::new())?,
         Repair::Script { of: None } => install_script(&session.root).map(|()| Vec::new())?,
         Repair::Script {
             of: Some((_, root)),
@@ -73,11 +78,11 @@ fn steps(session: &Session, inv: Inventory, steps: Vec<Step>, lock: &Lock) -> Re
     Ok(done.notes.into_iter().chain(menu).collect())
 }
 
-fn fstab(root: &Root, subvol: &str) -> Result<()> {
+fn fstab(root: &Root, target: &Path, subvol: &str) -> Result<()> {
     const FSTAB: &str = "etc/fstab";
     let old = Fstab::parse(&root.read_to_string(FSTAB, MAX_TEXT)?);
     let new = old.changed(&[Change::Subvol {
-        target: "/".into(),
+        target: target.to_owned(),
         source: None,
         subvol: subvol.to_owned(),
     }]);
@@ -85,7 +90,7 @@ fn fstab(root: &Root, subvol: &str) -> Result<()> {
     let wanted = subvol.trim_matches('/');
     let wrong = again
         .entries()
-        .filter(|e| e.is_btrfs_root())
+        .filter(|e| e.target == target && e.is_btrfs())
         .any(|e| e.subvol() != Some(wanted) || e.subvolid().is_some());
     if wrong || again.entries().count() != old.entries().count() {
         bail!("the fstab could not be rewritten, and stays as it was");

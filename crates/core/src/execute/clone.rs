@@ -325,7 +325,7 @@ fn rewrite_fstab(clone: &Root, changes: &[Change]) -> Result<()> {
 }
 
 /// Prove a new fstab by what it reads back as.
-fn check_fstab(old: &Fstab, new: &Fstab, changes: &[Change]) -> Result<()> {
+pub(super) fn check_fstab(old: &Fstab, new: &Fstab, changes: &[Change]) -> Result<()> {
     let again = Fstab::parse(&new.to_text());
     let (mut more, mut less) = (0, 0);
     for change in changes {

@@ -5,6 +5,7 @@ mod clone;
 mod remove;
 mod rename;
 mod snapshot;
+mod split;
 
 use std::path::Path;
 
@@ -178,6 +179,12 @@ impl Work<'_> {
                 self.announced = None;
                 Ok(())
             }
+            Step::Split(spec) => {
+                let note = split::split(session, &self.number, spec)?;
+                self.done.notes.extend(note);
+                Ok(())
+            }
+            Step::AddMount { spec, entry } => split::add_mount(session, spec, entry),
             Step::Unmount(target) => mount::unmount(target),
             Step::Remove(removal) => remove::remove(session, &self.number, removal),
             Step::RemoveSnapshot(removal) => snapshot::remove(session, &self.number, removal),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use be_btrfs::Uuid;
 
-use super::{rename, snapshot};
+use super::{rename, snapshot, split};
 use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Removal;
@@ -130,6 +130,51 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
             Ok(()) => format!("finished the removal of {name}"),
             Err(e) => format!("left /{}/{name} alone: {e:#}", Paths::GONE),
         });
+    }
+    notes.extend(split::sweep(session)?);
+    notes.extend(settle(session)?);
+    Ok(notes)
+}
+
+/// Subvolumes that were being replaced, of which the record names both: it is the one that
+/// is in its place.
+fn settle(session: &Session) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    let records = session.store.records()?.into_iter();
+    let records = records.filter_map(|(_, record)| record.ok());
+    let unsettled = |r: &Record| r.subvolumes.iter().any(|m| m.replacement.is_some());
+    for mut record in records.filter(unsettled) {
+        let tree = session.store.top.tree()?;
+        let home = Paths::environment(&record.name);
+        let mut settled = false;
+        for member in &mut record.subvolumes {
+            let Some(new) = member.replacement.clone() else {
+                continue;
+            };
+            let there = |uuid: &str| {
+                let found = tree.by_uuid(uuid.parse().ok()?)?;
+                let in_place = match record.adopted {
+                    true => !found.path.starts_with("@be/.work"),
+                    false => found.path == home.join(member.place()),
+                };
+                in_place.then_some(())
+            };
+            if there(&new).is_some() {
+                member.uuid = new;
+            } else if there(&member.uuid).is_none() {
+                // Neither: its owner has to look.
+                continue;
+            }
+            member.replacement = None;
+            settled = true;
+        }
+        if settled {
+            session.store.write_record(&home, &record)?;
+            notes.push(format!(
+                "the record of {} names the subvolumes that it has",
+                record.name
+            ));
+        }
     }
     Ok(notes)
 }

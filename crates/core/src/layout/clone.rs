@@ -98,7 +98,7 @@ pub fn changes(layout: &Layout, name: &EnvName, fs_uuid: &str) -> Vec<Change> {
 
 /// The options of the root that make sense for another subvolume: btrfs has most of them
 /// once for the whole filesystem.
-fn added_options(layout: &Layout) -> Vec<String> {
+pub(crate) fn added_options(layout: &Layout) -> Vec<String> {
     let root = layout.fstab.at(Path::new("/"));
     root.map(|e| e.options.as_slice())
         .unwrap_or_default()

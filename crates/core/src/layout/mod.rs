@@ -4,6 +4,7 @@
 mod clone;
 mod parts;
 mod policy;
+mod split;
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,14 @@ use crate::model::{STORE, System};
 use crate::record::Policy;
 use crate::refusal::Refusal;
 
-pub(crate) use clone::{ADDED, source};
+pub(crate) use clone::{ADDED, added_options, source};
 pub use clone::{Source, changes, sources};
 pub use parts::Part;
 pub(crate) use parts::{Names, SUBDIR, find, is_volume, subvolume};
 pub use policy::{ATTRIBUTE, default_policy, holds_packages};
+pub(crate) use split::{MARK, Mark, written};
+pub use split::{Pending, behind, location, pending, pending_at, request as split_request};
+pub(crate) use split::{split_parts, waiting};
 
 /// What a system consists of besides its root subvolume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +54,13 @@ impl Layout {
     pub fn part_at(&self, mount: &Path) -> Option<&Part> {
         self.parts.iter().find(|p| p.mount == mount)
     }
+}
+
+/// Where the filesystem is mounted that a directory of the system lies in.
+pub(crate) fn mount_over(inv: &crate::model::Inventory, path: &Path) -> PathBuf {
+    let parts = inv.system.layout.parts.iter().map(|p| &p.mount);
+    let mut over = parts.filter(|at| *at != path && path.starts_with(at));
+    over.next_back().cloned().unwrap_or_else(|| "/".into())
 }
 
 /// Filesystems that hold nothing that lasts.

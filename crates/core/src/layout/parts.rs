@@ -205,6 +205,11 @@ impl Search<'_> {
                     else {
                         continue;
                     };
+                    // On the top level lies what fstab mounts somewhere else: there it is.
+                    let elsewhere = |p: &Part| p.listed && p.subvolume.id == inner.id;
+                    if node.id == TOP_LEVEL_ID && parts.iter().any(elsewhere) {
+                        continue;
+                    }
                     self.part(&place, inner)
                 }
             };
@@ -388,6 +393,14 @@ mod tests {
         let nodes = [(256, 5, "home"), (257, 5, "@be/x/root")];
         let found = layout("UUID=f-f / btrfs defaults 0 0\n", &nodes, 5, &[]);
         assert_eq!(text(&found), "/home shared /home\n");
+    }
+
+    #[test]
+    fn what_fstab_mounts_from_a_root_that_is_the_top_level() {
+        let nodes = [(256, 5, "@srv-db"), (257, 5, "opt")];
+        let fstab = "UUID=f-f / btrfs defaults 0 0\nUUID=f-f /srv/db btrfs subvol=@srv-db 0 0\n";
+        let found = layout(fstab, &nodes, 5, &[(256, Policy::Cloned)]);
+        assert_eq!(text(&found), "/opt cloned /opt\n/srv/db cloned /@srv-db\n");
     }
 
     #[test]

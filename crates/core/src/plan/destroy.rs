@@ -205,6 +205,9 @@ fn one(
     if root.is_some_and(|r| r.id == inv.fs.default_subvolume) {
         return Err(Refusal::DefaultSubvolume { name });
     }
+    if let Some(refusal) = Refusal::lent(env) {
+        return Err(refusal);
+    }
     if !env.foreign.is_empty() {
         let paths = env.foreign.clone();
         return Err(Refusal::Nested { name, paths });
@@ -228,6 +231,22 @@ mod tests {
             chosen: None,
             strangers: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_another_environment_mounts_keeps_it() {
+        let lent = (name("new"), "@be/old/root/srv".into());
+        let inv = inventory(vec![
+            env("default", 256).running().next(),
+            env("old", 300).with(|e| e.lent = vec![lent]),
+        ]);
+        let refused = destroy(&inv, &[], &request(&["old"])).unwrap_err();
+        assert!(matches!(&refused, Refusal::Lent { .. }));
+        assert!(
+            refused
+                .to_string()
+                .contains("/@be/old/root/srv lies in old, and new mounts")
+        );
     }
 
     #[test]

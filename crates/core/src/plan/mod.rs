@@ -11,6 +11,7 @@ mod prune;
 mod rename;
 mod restore;
 mod snapshot;
+mod split;
 mod step;
 
 pub(crate) use activate::clone_late;
@@ -25,6 +26,7 @@ pub use prune::{Reason, judge, prune};
 pub use rename::{Rename, rename, unfinished};
 pub use restore::{Restore, restore};
 pub use snapshot::{Snapshot, snapshot};
+pub use split::{Found, Split, SplitSpec, holder, may_split, split};
 pub use step::{
     CloneSpec, Member, Plan, Proofs, Removal, Renaming, RestoreSpec, SnapshotRemoval, SnapshotSpec,
     Step,

@@ -47,6 +47,9 @@ pub fn rename(inv: &Inventory, request: &Rename) -> Result<Plan, Refusal> {
             what: format!("an upgrade works in {}", request.from),
         });
     }
+    if let Some(refusal) = Refusal::lent(env) {
+        return Err(refusal);
+    }
     if let Some(path) = request.grub.clone().filter(|_| !env.record.adopted) {
         let name = request.from.clone();
         return Err(Refusal::GrubInstalled { name, path });
@@ -190,7 +193,7 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let inv = inventory(vec![
+        let mut inv = inventory(vec![
             env("default", 256).running().next(),
             env("old", 300),
             env("gone", 301).with(|e| e.root = None),
@@ -205,6 +208,10 @@ mod tests {
             Refusal::RootMissing { .. }
         ));
         assert_eq!(refused("busy", "new").exit_code(), 4);
+        inv.environments[1].lent = vec![(name("default"), "@be/old/vol/srv".into())];
+        let lent = rename(&inv, &request("old", "new"));
+        assert!(matches!(lent, Err(Refusal::Lent { .. })));
+        inv.environments[1].lent.clear();
         let mut grub = request("old", "new");
         grub.grub = Some("boot/grub/i386-pc/load.cfg".into());
         assert!(matches!(

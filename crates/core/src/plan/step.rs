@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::fstab::Change;
+use super::SplitSpec;
+use crate::fstab::{Change, Entry};
 use crate::layout::Source;
 use crate::model::GrubConfig;
 use crate::name::{EnvName, Named};
@@ -62,6 +63,15 @@ pub enum Step {
         uuid: String,
         /// The choice.
         policy: Policy,
+    },
+    /// Copy a directory into a subvolume of its own, which appears by one rename.
+    Split(Box<SplitSpec>),
+    /// Let the fstab of the running system mount it from the next boot on.
+    AddMount {
+        /// What was split.
+        spec: Box<SplitSpec>,
+        /// The line.
+        entry: Entry,
     },
     /// End a mount of an environment.
     Unmount(PathBuf),
@@ -194,6 +204,22 @@ impl fmt::Display for Step {
             Step::SetPolicy { mount, policy, .. } => {
                 write!(f, "mark {} as {}", mount.display(), policy.as_str())
             }
+            Step::Split(spec) => {
+                let (mount, to) = (spec.mount.display(), spec.to.display());
+                match spec.replaces {
+                    None => write!(
+                        f,
+                        "copy {mount} into a subvolume of its own, /{to}, which is {}",
+                        spec.policy.as_str()
+                    ),
+                    Some(_) => write!(f, "copy {mount} anew, in the place of /{to}"),
+                }
+            }
+            Step::AddMount { entry, .. } => write!(
+                f,
+                "add a line to /etc/fstab: {} is mounted there from the next boot on",
+                entry.target.display()
+            ),
             Step::Update(record) => write!(f, "write the record of {}", record.name),
             Step::WriteMenu {
                 default, without, ..

@@ -26,6 +26,7 @@ pub(super) fn fstabs(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
             problem(id, severity, env.name().to_string(), text, REPAIR).repair(Repair::Fstab {
                 name: env.name().clone(),
                 root: root.path.clone(),
+                target: "/".into(),
                 subvol: root.option(),
             })
         })
@@ -84,7 +85,7 @@ pub(super) fn bootable(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
         let env = inv.environments.iter().find(|e| e.name() == &facts.name)?;
         let mut why = facts.problems.clone();
         // Told by itself, with its repair.
-        why.retain(|p| !p.starts_with("/etc/fstab "));
+        why.retain(|p| !p.starts_with("/etc/fstab ") && !p.starts_with("its subvolume for "));
         let severity = match env.next || env.running {
             true => Severity::Error,
             false => Severity::Warning,

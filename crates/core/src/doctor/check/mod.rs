@@ -4,6 +4,7 @@ mod boot;
 mod grub;
 mod store;
 mod system;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,12 @@ pub(super) const ALL: &[Check] = &[
     store::leftovers,
     store::orphans,
     store::nested_in_environments,
+    volumes::gone,
+    volumes::replacements,
     boot::fstabs,
+    volumes::own_lines,
+    volumes::other_lines,
+    volumes::pending,
     boot::bootable,
     boot::menu,
     boot::menu_default,

@@ -9,11 +9,11 @@ use super::super::{
 };
 use crate::fstab::Fstab;
 use crate::hook::Script;
-use crate::layout::Part;
+use crate::layout::{Part, Pending};
 use crate::menu::Written;
-use crate::model::{Inventory, Place};
+use crate::model::{Inventory, Place, Subvolume};
 use crate::plan::fixture::{env, inventory, name};
-use crate::record::{Policy, State};
+use crate::record::{Member, Policy, State};
 
 /// A system with nothing wrong: `default` was adopted and holds GRUB's files, `new` is a
 /// clone of it.
@@ -427,6 +427,117 @@ fn the_system() {
         let path = PathBuf::from("/swap");
         let problem = only(|_, seen| seen.swapfiles = vec![Swapfile { path, active }]);
         is(&problem, "swapfile", severity, false);
+    }
+}
+
+/// Two subvolumes for `new`, and what its fstab has to say of them.
+fn with_volume(inv: &mut Inventory, seen: &mut Observation, lines: &str) {
+    let env = &mut inv.environments[1];
+    let uuid = "uuid-400".to_owned();
+    let member = Member::new("/var", Policy::Cloned, uuid.clone());
+    env.record.subvolumes.push(member);
+    let path = PathBuf::from("@be/new/vol/var");
+    env.subvolumes.push(Some(Subvolume {
+        id: 400,
+        uuid,
+        path: path.clone(),
+        generation: 1,
+    }));
+    seen.subvolumes.extend([path, "@home".into()]);
+    seen.ids = (0..).take(seen.subvolumes.len() - 2).collect();
+    seen.ids.extend([400, 401]);
+    let root = "UUID=f-f / btrfs subvol=/@be/new/root 0 0\n";
+    seen.environments[1].fstab = Some(Fstab::parse(&format!("{root}{lines}")));
+}
+
+#[test]
+fn subvolumes_beside_the_root() {
+    const VAR: &str = "UUID=f-f /var btrfs subvol=/@be/new/vol/var 0 0\n";
+    let (mut inv, mut seen) = clean();
+    let home = "UUID=f-f /home btrfs subvolid=401 0 0\nUUID=x /data btrfs subvol=gone 0 0\n";
+    with_volume(&mut inv, &mut seen, &format!("{VAR}{home}"));
+    assert_eq!(check(&inv, &seen), Vec::new());
+    for (line, id, severity, repairable) in [
+        ("", "fstab-missing", Severity::Error, false),
+        (
+            "UUID=f-f /var btrfs subvol=@be/old/vol/var 0 0\n",
+            "fstab-subvol",
+            Severity::Error,
+            true,
+        ),
+        (
+            "UUID=f-f /var btrfs defaults 0 0\n",
+            "fstab-subvol",
+            Severity::Error,
+            true,
+        ),
+        (
+            "UUID=f-f /var btrfs subvolid=7 0 0\n",
+            "fstab-subvolid",
+            Severity::Error,
+            true,
+        ),
+        (
+            "UUID=f-f /var btrfs subvolid=400 0 0\n",
+            "fstab-subvolid",
+            Severity::Warning,
+            true,
+        ),
+    ] {
+        let problem = only(|inv, seen| with_volume(inv, seen, line));
+        is(&problem, id, severity, repairable);
+    }
+    for (line, severity) in [
+        ("UUID=f-f /srv btrfs subvol=@srv 0 0\n", Severity::Error),
+        (
+            "UUID=f-f /srv btrfs nofail,subvolid=99 0 0\n",
+            Severity::Warning,
+        ),
+        (
+            "UUID=f-f /home btrfs subvol=@home,subvolid=400 0 0\n",
+            Severity::Error,
+        ),
+    ] {
+        let problem = only(|inv, seen| with_volume(inv, seen, &format!("{VAR}{line}")));
+        is(&problem, "fstab-gone", severity, false);
+    }
+    let inside = format!("{VAR}UUID=f-f /srv btrfs subvol=/@be/old/root/srv 0 0\n");
+    let problem = only(|inv, seen| {
+        with_volume(inv, seen, &inside);
+        seen.subvolumes.push("@be/renamed/root/srv".into());
+    });
+    assert!(
+        problem.remedy.contains("/@be/renamed/root/srv"),
+        "{problem:?}"
+    );
+    let problem = only(|inv, seen| {
+        with_volume(inv, seen, VAR);
+        inv.environments[1].subvolumes[1] = None;
+    });
+    is(&problem, "volume-missing", Severity::Error, false);
+    let problem = only(|inv, seen| {
+        with_volume(inv, seen, VAR);
+        inv.environments[1].record.subvolumes[1].replacement = Some("uuid-500".into());
+    });
+    is(&problem, "replacement-left", Severity::Warning, true);
+}
+
+#[test]
+fn what_was_split() {
+    for (changed, id, severity) in [
+        (0, "split-pending", Severity::Note),
+        (3, "split-behind", Severity::Warning),
+    ] {
+        let problem = only(|inv, seen| {
+            seen.pending = vec![Pending {
+                mount: "/srv/db".into(),
+                subvolume: inv.system.root.clone(),
+                policy: Policy::Late,
+                changed,
+                written: false,
+            }];
+        });
+        is(&problem, id, severity, false);
     }
 }
 
