@@ -142,6 +142,7 @@ fn render_with(
         default: listed.then(|| default.to_owned()),
         entries,
         modules: Vec::new(),
+        selection: None,
     };
     written.text = menu.render()?;
     Ok((written, proven))

@@ -3,6 +3,7 @@
 //! - [`menu`]: the menu file, rendered and read back
 //! - [`quote`]: any text as one safe word of GRUB's language
 //! - [`hook`]: the few lines in `grub.cfg` that source the menu file
+//! - [`selection`]: what the menu boots by itself: once, on trial, and back
 //! - [`envblk`]: the few variables that GRUB can write, in a file or in the header of a btrfs
 //! - [`validate`]: `grub-script-check`, the only process started here
 //! - [`cmdline`], [`default_grub`]: kernel arguments
@@ -17,5 +18,6 @@ pub mod hook;
 pub mod kernel;
 pub mod menu;
 pub mod quote;
+pub mod selection;
 mod shell;
 pub mod validate;

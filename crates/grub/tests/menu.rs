@@ -33,6 +33,7 @@ fn menu(entries: Vec<Entry>) -> Menu {
         default: None,
         entries,
         modules: Vec::new(),
+        selection: None,
     }
 }
 
