@@ -5,3 +5,4 @@ mod boots;
 mod laid_out;
 mod menu;
 mod rename;
+mod trial;
