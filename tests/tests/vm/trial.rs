@@ -366,7 +366,6 @@ fn prepare_block(
     };
     if is_ext4 || firmware == Firmware::Bios {
         let path = mount.path(if is_ext4 { "/boot/be/test.env" } else { BLOCK });
-        fs::create_dir_all(path.parent().context("a directory")?)?;
         file::create(&path)?;
         file::update(&path, |block| choice.write(block))?;
         let place = match &volumes.boot {

@@ -24,8 +24,10 @@ use super::{EnvBlock, FILE_SIZE};
 /// The longest file that is read as a block.
 const LARGEST: u64 = 1 << 16;
 
-/// Makes the file with an empty block in it, on the disk when this returns. One that holds a block stays as it is; one
-/// that holds none is made anew.
+/// Makes the file with an empty block in it, and its directory, on the disk when this returns. One that holds a block
+/// stays as it is; one that holds none is made anew.
+///
+/// On ext4 GRUB may find it only after the next clean unmount, because of the journal; until then it boots the default.
 ///
 /// # Errors
 /// The file cannot be written, or it holds a block that GRUB could not write.
@@ -39,14 +41,22 @@ pub fn create(path: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(inside),
     }
+    let dir = path.parent().context("a path without a directory")?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(inside);
+        }
+        _ => {}
+    }
     let file = File::create_new(path).with_context(inside)?;
     file.write_all_at(&EnvBlock::new(FILE_SIZE).render(), 0)
         .and_then(|()| file.sync_all())
         .with_context(inside)?;
-    let dir = path.parent().context("a path without a directory")?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(inside)?;
+    for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .with_context(inside)?;
+    }
     check_writable(&file).with_context(inside)
 }
 
@@ -135,8 +145,9 @@ mod tests {
     #[test]
     fn is_made_once_and_changed_in_place() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("block");
+        let path = dir.path().join("be/block");
         assert!(read(&path).is_err());
+        assert!(create(&dir.path().join("no/such/block")).is_err());
         create(&path).expect("made");
         let inode = fs::metadata(&path).expect("made").ino();
         assert_eq!(read(&path).expect("a block"), EnvBlock::new(FILE_SIZE));
