@@ -148,6 +148,7 @@ fn render_with(
             .map(|(name, _)| name.clone())
             .collect(),
         modules: Vec::new(),
+        selection: None,
     };
     written.text = menu.render()?;
     Ok((written, proven))

@@ -12,6 +12,8 @@
 //!   that to GRUB: when `boot` returns, it has failed, and the kernel is forgotten in the same way.
 //!   (No other command forgets a kernel. Where Secure Boot forbids `multiboot`, a file that is there and cannot be
 //!   read still boots a kernel without its initramfs.)
+//! - With a [`Selection`] it chooses between the default and another environment, and what it has picked falls back to
+//!   the default when it cannot be loaded: by a function, for GRUB's own `fallback` does not work in every case.
 //! - The first lines are a record in JSON, so that `be` reads what GRUB was told and never parses the rest. It is
 //!   split over several comment lines where one would exceed [`crate::quote::MAX_TOKEN`].
 
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use handlebars::Handlebars;
 use serde::{Deserialize, Serialize};
 
+use crate::selection::{self, BlockAt, Selection};
 use crate::{cmdline, quote};
 
 /// The version of the record in the first line that this code writes.
@@ -40,6 +43,9 @@ const MAX_CMDLINE: usize = 2047;
 /// Room left for `BOOT_IMAGE=` and a long device name of GRUB's (`lvmid/...`, `cryptouuid/...`).
 const BOOT_IMAGE: usize = 128;
 
+/// Bytes of the longest name of an environment.
+pub(crate) const MAX_NAME: usize = 64;
+
 /// The modules that every menu loads: partition tables and the filesystem.
 const MODULES: [&str; 3] = ["part_gpt", "part_msdos", "btrfs"];
 
@@ -58,6 +64,8 @@ pub struct Menu {
     pub left_out: Vec<String>,
     /// GRUB modules to load besides those for btrfs on a partition (`cryptodisk`, `lvm`, ...); usually empty.
     pub modules: Vec<String>,
+    /// Whether the menu chooses by itself between the default and another; needs a `default`.
+    pub selection: Option<Selection>,
 }
 
 /// One line of the menu: an environment.
@@ -94,6 +102,9 @@ pub struct Header {
     /// Names of those that were looked at and got none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Where the environment block is, if the menu chooses by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockAt>,
     /// What a newer `be` wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
@@ -105,10 +116,11 @@ struct View<'a> {
     header: Vec<String>,
     modules: Vec<&'a str>,
     default_id: Option<String>,
+    selection: Option<selection::View<'a, EntryView<'a>>>,
     entries: Vec<EntryView<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct EntryView<'a> {
     name: &'a str,
     id: String,
@@ -150,8 +162,16 @@ impl Menu {
             default: self.default.clone(),
             environments: self.entries.iter().map(|e| e.name.clone()).collect(),
             left_out: self.left_out.clone(),
+            block: self
+                .choosing()
+                .map(|(selection, _)| selection.block(&self.fs_uuid)),
             unknown: serde_json::Map::new(),
         }
+    }
+
+    /// The selection with the default that it falls back to.
+    fn choosing(&self) -> Option<(&Selection, &str)> {
+        self.selection.as_ref().zip(self.default.as_deref())
     }
 
     fn view(&self) -> Result<View<'_>> {
@@ -175,6 +195,11 @@ impl Menu {
                 quote::shown(default)
             );
         }
+        let choosing = self.choosing();
+        if let Some((selection, _)) = choosing {
+            selection.check()?;
+        }
+        let reserve = choosing.map_or(0, |(selection, _)| selection.reserve());
         let mut entries = Vec::with_capacity(self.entries.len());
         let mut names = std::collections::HashSet::new();
         for entry in &self.entries {
@@ -183,7 +208,7 @@ impl Menu {
                 "environment `{}` is in the menu twice",
                 quote::shown(&entry.name)
             );
-            entries.push(entry.view(&self.fs_uuid).with_context(|| {
+            entries.push(entry.view(&self.fs_uuid, reserve).with_context(|| {
                 format!(
                     "cannot make a menu entry for `{}`",
                     quote::shown(&entry.name)
@@ -191,16 +216,22 @@ impl Menu {
             })?);
         }
         let mut modules: Vec<&str> = MODULES.to_vec();
-        modules.extend(
-            self.modules
-                .iter()
-                .map(String::as_str)
-                .filter(|m| !MODULES.contains(m)),
-        );
+        let of_block = choosing.and_then(|(selection, _)| selection.module());
+        for module in self.modules.iter().map(String::as_str).chain(of_block) {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+        let selection = choosing.and_then(|(selection, default)| {
+            let fallback = entries.iter().find(|entry| entry.name == default)?.clone();
+            let names = entries.iter().map(|entry| entry.name).collect();
+            Some(selection.view(&self.fs_uuid, default, names, fallback))
+        });
         Ok(View {
             header: pieces(&serde_json::to_string(&self.header())?),
             modules,
             default_id: self.default.as_deref().map(entry_id),
+            selection,
             entries,
         })
     }
@@ -212,11 +243,20 @@ impl Entry {
     /// # Errors
     /// Those of [`Menu::render`] that come from one entry.
     pub fn check(&self) -> Result<()> {
-        self.view("").map(drop)
+        self.check_for(None)
     }
 
-    /// `fs_uuid` is the menu's.
-    fn view<'a>(&'a self, fs_uuid: &'a str) -> Result<EntryView<'a>> {
+    /// As [`Entry::check`], in a menu that chooses by itself, and tells the kernel how.
+    ///
+    /// # Errors
+    /// Those of [`Menu::render`] that come from one entry.
+    pub fn check_for(&self, selection: Option<&Selection>) -> Result<()> {
+        self.view("", selection.map_or(0, Selection::reserve))
+            .map(drop)
+    }
+
+    /// `fs_uuid` is the menu's; `reserve` bytes of the kernel command line are needed for more.
+    fn view<'a>(&'a self, fs_uuid: &'a str, reserve: usize) -> Result<EntryView<'a>> {
         ensure!(
             is_name(&self.name),
             "it is not a valid name for an environment"
@@ -232,7 +272,7 @@ impl Entry {
             check_path(path)?;
         }
         let mut words = Vec::with_capacity(self.args.len());
-        let mut length = BOOT_IMAGE + self.linux.len();
+        let mut length = BOOT_IMAGE + self.linux.len() + reserve;
         for arg in &self.args {
             let word = cmdline::grub_word(arg).with_context(|| {
                 format!(
@@ -323,8 +363,8 @@ fn length_in_kernel(word: &str) -> usize {
         + 2 * usize::from(word.contains(' '))
 }
 
-fn is_name(name: &str) -> bool {
-    name.len() <= 64
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
             .chars()
@@ -335,7 +375,7 @@ pub(crate) fn is_uuid(uuid: &str) -> bool {
     (1..=64).contains(&uuid.len()) && uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }
 
-fn check_path(path: &str) -> Result<()> {
+pub(crate) fn check_path(path: &str) -> Result<()> {
     let shown = quote::shown(path);
     ensure!(
         path.starts_with('/') && !path.ends_with('/'),

@@ -34,6 +34,7 @@ fn menu(entries: Vec<Entry>) -> Menu {
         entries,
         left_out: Vec::new(),
         modules: Vec::new(),
+        selection: None,
     }
 }
 

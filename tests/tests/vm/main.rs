@@ -6,3 +6,4 @@ mod laid_out;
 mod menu;
 mod rename;
 mod split;
+mod trial;

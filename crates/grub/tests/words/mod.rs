@@ -75,12 +75,15 @@ pub fn statements(text: &str) -> Vec<Vec<String>> {
     all
 }
 
-/// The words of each `menuentry` line up to its brace, and the statements of its body.
+/// The words of each `menuentry` line up to its brace, and the statements of its body. Functions are passed over.
 pub fn menu_entries(text: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
     let mut entries = Vec::new();
     let mut open: Option<(Vec<String>, Vec<Vec<String>>)> = None;
+    let mut in_function = false;
     for mut line in statements(text) {
-        if line[0] == "menuentry" {
+        if line[0] == "function" || in_function {
+            in_function = line != ["}"];
+        } else if line[0] == "menuentry" {
             assert!(open.is_none(), "an entry inside an entry");
             assert_eq!(line.pop().as_deref(), Some("{"));
             open = Some((line, Vec::new()));
