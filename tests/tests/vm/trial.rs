@@ -465,6 +465,7 @@ fn menu(uuid: &str, release: &str, default: &str, place: Place) -> Menu {
         fs_uuid: uuid.to_owned(),
         default: Some(default.to_owned()),
         entries: entries.collect(),
+        left_out: Vec::new(),
         modules: Vec::new(),
         selection: Some(Selection {
             place,
