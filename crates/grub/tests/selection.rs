@@ -41,6 +41,7 @@ fn menu(names: &[&str], default: &str, place: Place) -> Menu {
         fs_uuid: UUID.into(),
         default: Some(default.into()),
         entries: names.iter().map(|name| entry(name)).collect(),
+        left_out: Vec::new(),
         modules: Vec::new(),
         selection: Some(Selection {
             place,
