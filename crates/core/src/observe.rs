@@ -105,6 +105,13 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let fs = filesystem(store, device)?;
     let mut system = observe_system(&root_dir, root, (&rows, &fs.number), sysroot);
     system.layout = layout_of(store, &fs, &tree, root, Some(&system.mounts))?;
+    // What lies below a directory that fstab would mount something on is not what GRUB reads.
+    let hidden = |home: &String| {
+        let home = Path::new("/").join(home);
+        let mut entries = system.layout.fstab.entries().map(|e| &e.target);
+        entries.any(|t| t != Path::new("/") && home.starts_with(t))
+    };
+    system.grub_home = system.grub_home.filter(|home| !hidden(home));
     let menu = menu_state(store, &root_dir, &system, &environments, header);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));

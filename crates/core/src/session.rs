@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use be_btrfs::Root;
 
 use crate::boot::{self, Examination, Fstab, Ground};
-use crate::bootfs;
+use crate::bootfs::{self, BootDir};
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout::{self, Layout};
-use crate::model::{Environment, Inventory, Subvolume};
-use crate::name::Named;
+use crate::model::{Environment, Inventory, Subvolume, volumes};
+use crate::name::{Named, SnapName};
 use crate::observe::{self, MAX_TEXT};
 use crate::plan::Use;
 use crate::record::{Member, Record};
@@ -90,9 +90,7 @@ impl Session {
             Ok(root) => root,
             Err(e) => return Ok(broken(e)),
         };
-        let boot = env.record.boot.as_ref();
-        let boot = boot.map(|place| bootfs::open(&self.store, place, false));
-        let boot = match boot.transpose() {
+        let boot = match self.boot_of(env) {
             Ok(boot) => boot,
             Err(e) => return Ok(broken(e)),
         };
@@ -102,6 +100,17 @@ impl Session {
             &ground(inv, subvolume, Fstab::Final),
             &self.config,
         ))
+    }
+
+    /// The /boot of an environment, if that is not in its root.
+    ///
+    /// # Errors
+    /// When its filesystem is not there, or cannot be mounted.
+    pub fn boot_of(&self, env: &Environment) -> Result<Option<BootDir>> {
+        let place = env.record.boot.as_ref();
+        place
+            .map(|place| bootfs::open(&self.store, place, false))
+            .transpose()
     }
 
     /// All of an environment as one tree: its root, with its other subvolumes in their places.
@@ -121,6 +130,21 @@ impl Session {
         let others = record.subvolumes.iter().filter(|m| m.mount != "/");
         let volumes = others.map(|m| (m.mount.clone().into(), home.join(m.place())));
         Whole::open(&self.store, &home.join("root"), volumes.collect())
+    }
+
+    /// As [`Session::whole`], of a snapshot.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSnapshot`], [`Refusal::SnapshotGone`].
+    pub fn whole_snapshot(&self, env: &Environment, name: &SnapName) -> Result<Whole> {
+        let (taken, found) = env.snapshot(name)?;
+        let gone = || Refusal::SnapshotGone {
+            name: Named::snapshot(env.name(), name),
+        };
+        let root = found.root().ok_or_else(gone)?;
+        let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
+        let others = volumes(mounts.zip(&found.subvolumes));
+        Whole::open(&self.store, &root.path, others)
     }
 
     /// As [`Session::whole`], the system as it was when the environment was cloned.
@@ -150,10 +174,10 @@ impl Session {
         };
         let (name, found) = match origin.and_then(|n| Some((n, n.snapshot.as_ref()?))) {
             Some((name, snapshot)) => {
-                let (_, taken) = env.snapshot(snapshot)?;
-                let gone = || Refusal::SnapshotGone { name: name.clone() };
-                let root = self.store.root_of(&taken.root().ok_or_else(gone)?.path)?;
-                (name.clone(), self.examine_at(inv, env, &root)?)
+                let whole = self.whole_snapshot(env, snapshot)?;
+                let boot = self.boot_of(env)?;
+                let found = self.examine_copy(inv, env, &whole, boot.as_ref())?;
+                (name.clone(), found)
             }
             None => (env.name().clone().into(), self.examine(inv, env)?),
         };
@@ -172,10 +196,21 @@ impl Session {
         env: &Environment,
         base: &Root,
     ) -> Result<Examination> {
+        self.examine_copy(inv, env, base, None)
+    }
+
+    /// The same of any copy; its kernels may be in a /boot of its own.
+    fn examine_copy(
+        &self,
+        inv: &Inventory,
+        env: &Environment,
+        copy: &Root,
+        boot: Option<&BootDir>,
+    ) -> Result<Examination> {
         let subvolume = env.root.as_ref().context("a clone has a root")?;
         Ok(boot::examine(
-            base,
-            None,
+            copy,
+            boot,
             &ground(inv, subvolume, Fstab::ToBeRewritten),
             &self.config,
         ))
@@ -232,6 +267,16 @@ impl Session {
         job.volumes = volumes
             .map(|(target, source)| Bind { source, target })
             .collect();
+        // A kernel that is installed there must not end up below the mount.
+        if let Some(boot) = &env.record.boot {
+            match &boot.subvolume {
+                Some(source) => job.volumes.push(Bind {
+                    source: source.clone(),
+                    target: "/boot".into(),
+                }),
+                None => job.boot = Some(boot.clone()),
+            }
+        }
         // Two mounts at one place are none of ours.
         job.binds.retain(|bind| {
             let own = |m: &Member| Path::new(&m.mount) == bind.target;

@@ -114,7 +114,8 @@ fn local(time: DateTime<FixedOffset>) -> String {
 
 fn newest_kernel(session: &Session, env: &be_core::model::Environment) -> Option<String> {
     let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
-    be_core::boot::newest_version(&root)
+    let boot = session.boot_of(env).ok()?;
+    be_core::boot::newest_version(&root, boot.as_ref())
 }
 
 fn damage(inv: &Inventory) -> Vec<String> {
