@@ -144,6 +144,15 @@ fn with_a_boot_that_is_not_mounted() -> Result<()> {
         assert_eq!(be.run(&look).done().stdout.trim(), kind, "{name}");
     }
 
+    // GRUB installed into an environment would read its files from there.
+    let core = system.env("new", "boot/grub/i386-pc/core.img");
+    fs::create_dir_all(core.parent().context("no directory")?)?;
+    fs::write(&core, "")?;
+    let found = be.run(&["--json", "doctor"]).exits(1).json();
+    let problem = &found["problems"][0];
+    ensure!(problem["id"] == "grub-installed-elsewhere", "{found:#}");
+    fs::remove_dir_all(system.env("new", "boot/grub"))?;
+
     // What a snapshot needs of /boot is still there.
     be.run(&["create", "default@before"]).done();
     be.run(&["create", "-e", "default@before", "old"]).done();
