@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::be::Be;
+use be_tests::small::KERNEL;
 use be_tests::system::{NOTHING, System, mount_all, unmount_below};
 use xtask::image::{Layout, Tree};
 use xtask::loopdev::Mount;
@@ -90,7 +91,25 @@ fn whole_and_gone(layout: Layout) -> Result<()> {
     assert_eq!(system.host_changes(&host)?, NOTHING, "{layout:?}");
     is_whole(&system, "new")?;
 
-    be.run(&["destroy", "-y", "new"]).done();
+    be.run(&["rename", "new", "second"]).done();
+    is_whole(&system, "second")?;
+    {
+        let (_root, be) = system.mount_root_of("second")?;
+        be.run(&["create", "third"]).done();
+    }
+    is_whole(&system, "third")?;
+    be.run(&["create", "default@now"]).done();
+    be.run(&["create", "-e", "default@now", "fourth"]).done();
+    be.run(&["create", "third@now"]).done();
+    be.run(&["rollback", "third@now"]).done();
+    for name in ["third", "fourth"] {
+        is_whole(&system, name)?;
+        be.run(&["check", name]).done();
+    }
+
+    be.run(&["destroy", "-y", "second", "third", "fourth"])
+        .done();
+    be.run(&["destroy", "-y", "default@now"]).done();
     assert_eq!(system.subvolumes()?, subvolumes, "{layout:?}");
     assert_eq!(running.diff(&system.running()?), NOTHING, "{layout:?}");
 
@@ -173,6 +192,70 @@ fn with_a_boot_that_is_not_mounted() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn with_a_boot_that_is_a_subvolume() -> Result<()> {
+    let system = System::small()?;
+    system.make_subvolume("@boot")?;
+    run(cmd("cp", ["-a"])
+        .arg(system.path("/boot").join("."))
+        .arg(system.top("@boot")))?;
+    // Below the mount there is an old copy.
+    system.write("/boot/grub/grub.cfg", "stale\n")?;
+    system.append(
+        "/etc/fstab",
+        format!("UUID={} /boot btrfs subvol=@boot 0 0\n", system.uuid()),
+    )?;
+    let subvolumes = system.subvolumes()?;
+    let host = system.host()?;
+    let be = &system.be;
+    be.run(&["init"]).done();
+    let cfg = fs::read_to_string(system.top("@boot/grub/grub.cfg"))?;
+    ensure!(cfg.contains("45_be"), "{cfg}");
+    assert_eq!(system.read("/boot/grub/grub.cfg")?, "stale\n");
+    be.run(&["create", "new"]).done();
+    let entry = "linux ($be_root)'/@boot/vmlinuz-";
+    ensure!(system.sound_menu()? == "default");
+    ensure!(system.menu()?.contains(entry), "{}", system.menu()?);
+    for name in ["default", "new"] {
+        let look = format!("test -s /boot/vmlinuz-{KERNEL}");
+        be.run(&["exec", name, "--", "sh", "-c", &look]).done();
+        ensure!(be.run(&["list", "-H", name]).done().stdout.contains(KERNEL));
+    }
+    be.run(&["activate", "new"]).done();
+    {
+        let (_root, be) = system.mount_root_of("new")?;
+        be.run(&["check", "default"]).done();
+        be.run(&["create", "-e", "default", "third"]).done();
+        be.run(&["rollback"]).done();
+    }
+    ensure!(system.sound_menu()? == "default");
+    be.run(&["destroy", "-y", "new", "third"]).done();
+    assert_eq!(system.subvolumes()?, subvolumes);
+    assert_eq!(system.host_changes(&host)?, NOTHING);
+    Ok(())
+}
+
+/// Automounts, for one, are not in fstab.
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn with_a_boot_that_fstab_does_not_know() -> Result<()> {
+    let system = System::lab(Layout::BootExt4)?;
+    let fstab = system.read("/etc/fstab")?;
+    let without: Vec<_> = fstab.lines().filter(|l| !l.contains(" /boot ")).collect();
+    system.write("/etc/fstab", without.join("\n") + "\n")?;
+    let be = &system.be;
+    be.run(&["init"]).done();
+    run(cmd("umount", [] as [&str; 0]).arg(system.path("/boot")))?;
+    be.run(&["create", "new"]).done();
+    be.run(&["check", "new"]).done();
+    be.run(&["doctor"]).done();
+    be.run(&["destroy", "-y", "new"]).done();
+    let boot = system.image().volumes().boot.as_ref().context("a /boot")?;
+    run(cmd("mount", [boot.device.node()]).arg(system.path("/boot")))?;
+    Ok(())
+}
+
 /// As it will be at boot, an environment has all that its origin has, wherever that lies.
 fn is_whole(system: &System, name: &str) -> Result<()> {
     let (clone, _) = system.mount_root_of(name)?;
@@ -241,6 +324,10 @@ fn from_rescue_media(system: &System) -> Result<()> {
     );
     let inside = be.run(&["exec", "new", "--", "hello"]).done();
     assert_eq!(inside.stdout, "hello 1\n");
+    let dir = be.run(&["mount", "new"]).done().stdout;
+    let packages = Path::new(dir.trim()).join("var/db/pkg/app-misc/hello-1");
+    ensure!(packages.is_dir(), "{}", packages.display());
+    be.run(&["umount", "new"]).done();
     assert_eq!(system.host_changes(&host)?, NOTHING, "{layout:?}");
     drop(old);
 

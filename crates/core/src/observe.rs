@@ -259,20 +259,23 @@ fn layout_of(
         )),
         None => separate_boot(&fstab, mounts.unwrap_or_default()),
     };
-    let boot = place.map(|place| layout::Boot {
+    Ok(Layout {
+        fstab,
+        nested,
+        parts,
+        boot: place.map(|place| boot_at(store, place)),
+    })
+}
+
+fn boot_at(store: &Store, place: record::Boot) -> layout::Boot {
+    layout::Boot {
         unreadable_root: match place.subvolume {
             Some(_) => None,
             None => bootfs::unreadable(store.top.device()),
         },
         place,
         size: 0,
-    });
-    Ok(Layout {
-        fstab,
-        nested,
-        parts,
-        boot,
-    })
+    }
 }
 
 /// What the owner of a subvolume chose for it.
@@ -321,6 +324,11 @@ pub fn layout(store: &Store, inv: &Inventory, env: &Environment) -> Result<Layou
             layout_of(store, &inv.fs, &tree, node, None)?
         }
     };
+    if layout.boot.is_none() {
+        // One that is mounted by other means than fstab, and not now.
+        let recorded = env.record.boot.clone();
+        layout.boot = recorded.map(|place| boot_at(store, place));
+    }
     if let Some(boot) = &mut layout.boot {
         boot.size = bootfs::size(&bootfs::open(store, &boot.place, false)?.root)?;
     }
