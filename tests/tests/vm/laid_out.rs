@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use be_tests::vm::{LONG, Machine, SHORT, root_of};
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::image::{DATABASE, Layout, Source, Tree, nested};
 use xtask::lab::disk::Disk;
 use xtask::run::{cmd, run};
@@ -101,10 +101,14 @@ fn kernels_are_its_own(machine: &mut Machine) -> Result<()> {
     machine.sh(&format!("test -s /boot/vmlinuz-{release}"))?;
     machine.sh("be check default && be create third && be check third && be menu")?;
     machine.sh("be create -e default fourth && be activate fourth && be activate new")?;
-    machine.sh(&format!(
-        "ls /run/be; be exec third -- test -s /boot/vmlinuz-{release}"
-    ))?;
-    machine.sh("be destroy -y third fourth").map(drop)
+    machine.sh(&format!("be exec third -- test -s /boot/vmlinuz-{release}"))?;
+    machine.sh("be destroy -y third fourth")?;
+    // The one way from here to a new grub.cfg: the same, to be read by GRUB.
+    let write = "grub-mkconfig 2>/dev/null | diff - /boot/grub/grub.cfg";
+    let command = format!("be exec default -- sh -c '{write} | grep -v part_gpt | grep ^[\\<\\>]'");
+    let (status, differs) = machine.vm().shell(&command, LONG)?;
+    ensure!(status == 1 && differs.is_empty(), "{status}: {differs}");
+    Ok(())
 }
 
 /// A life to be lived, and what has to be so in its environments.
@@ -175,8 +179,18 @@ fn life(life: Life<'_>) -> Result<()> {
     ensure!(machine.sh("hello")? == "hello 1\n");
     machine.sh("be activate new")?;
 
-    machine.vm().reboot()?;
+    // The switch is on the disk, and so is what it leads to.
+    machine.cut()?;
+    machine.on()?;
     assert_eq!(machine.boots()?, new);
+    let status = machine.json("status")?;
+    for (key, wanted) in [
+        ("running", json!("new")),
+        ("next", json!("new")),
+        ("hooked", json!(true)),
+    ] {
+        ensure!(status[key] == wanted, "{key}: {status:#}");
+    }
     assert_eq!(
         active(&mut machine)?,
         [("default", "-"), ("new", "NR"), ("spare", "-")].map(pair)
