@@ -32,9 +32,17 @@ impl Small {
     /// # Errors
     /// There is no permission or no room.
     pub fn new() -> Result<Self> {
-        let dir = temp::dir(SIZE)?;
+        Self::sized(SIZE)
+    }
+
+    /// A new one of so many bytes.
+    ///
+    /// # Errors
+    /// There is no permission or no room.
+    pub fn sized(bytes: u64) -> Result<Self> {
+        let dir = temp::dir(bytes)?;
         let file = dir.path().join("disk.img");
-        File::create_new(&file)?.set_len(SIZE)?;
+        File::create_new(&file)?.set_len(bytes)?;
         let device = Loop::attach(&file)?;
         run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
         let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;

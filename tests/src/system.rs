@@ -88,6 +88,16 @@ impl System {
         Ok(system)
     }
 
+    /// The small one on a disk of so many bytes, after `be init`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn adopted_small_of(bytes: u64) -> Result<Self> {
+        let system = Self::new(Kind::Small(Small::sized(bytes)?), Layout::AtSubvol)?;
+        system.be.run(&["init"]).done();
+        Ok(system)
+    }
+
     fn new(kind: Kind, layout: Layout) -> Result<Self> {
         let (root, device, dir) = match &kind {
             Kind::Lab(image) => (image.root(), image.device(), image.dir()),

@@ -304,7 +304,12 @@ pub(crate) struct Searcher(Vec<u64>);
 
 impl Searcher {
     pub(crate) fn new() -> Searcher {
-        Searcher(vec![0; SEARCH_BUFFER / 8])
+        Searcher::sized(SEARCH_BUFFER)
+    }
+
+    /// With a buffer of so many bytes: the kernel copies all that fits.
+    pub(crate) fn sized(bytes: usize) -> Searcher {
+        Searcher(vec![0; bytes / 8])
     }
 
     /// Calls `each` for every item of the range, in the order of keys, until
@@ -313,6 +318,18 @@ impl Searcher {
         &mut self,
         fd: BorrowedFd<'_>,
         range: &Range,
+        each: impl FnMut(Item<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.search_by(fd, range, next_key, each)
+    }
+
+    /// The same, where every call after the first one begins at the key that
+    /// `next` makes of the last one seen: it may leave some out.
+    pub(crate) fn search_by(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        range: &Range,
+        next: impl Fn(Key) -> Option<Key>,
         mut each: impl FnMut(Item<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
         let mut from = range.from;
@@ -329,7 +346,7 @@ impl Searcher {
                 }
                 rest = tail;
             }
-            match last.and_then(next_key) {
+            match last.and_then(&next) {
                 Some(next) if next <= range.to => from = next,
                 _ => return Ok(()),
             }
@@ -372,7 +389,7 @@ impl Searcher {
 }
 
 /// The key after this one, None after the last.
-fn next_key((object, kind, offset): Key) -> Option<Key> {
+pub(crate) fn next_key((object, kind, offset): Key) -> Option<Key> {
     if let Some(offset) = offset.checked_add(1) {
         Some((object, kind, offset))
     } else if let Some(kind) = kind.checked_add(1) {

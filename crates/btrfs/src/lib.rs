@@ -18,6 +18,7 @@
 mod changed;
 mod cleaned;
 mod error;
+mod exclusive;
 mod info;
 mod ioctl;
 pub mod rooted;
@@ -30,6 +31,7 @@ mod uuid;
 
 pub use changed::ChangedFile;
 pub use error::{Error, Reason, Result};
+pub use exclusive::{Gone, Usage};
 pub use info::{
     SubvolumeInfo, Within, is_btrfs, is_subvolume_root, subvolume_info, subvolume_of, uuid_of,
 };

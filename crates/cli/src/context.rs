@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub dry_run: bool,
     /// The name that be was called by.
     pub spelling: Spelling,
+    /// One JSON document is asked for.
+    pub json: bool,
     /// How much more to say.
     pub verbose: u8,
     /// The one that prints.
@@ -49,6 +51,7 @@ impl<'a> Context<'a> {
             now: Local::now().fixed_offset(),
             dry_run: global.dry_run,
             spelling,
+            json: global.json,
             verbose: global.verbose,
             reporter,
         })

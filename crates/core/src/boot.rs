@@ -183,9 +183,10 @@ pub(crate) fn boot_files_in(root: &Root, apart: Option<&BootDir>) -> Vec<BootFil
     boot_files(&Kernels::of(root, apart))
 }
 
-/// The version of the newest kernel by its file name, not proven to boot.
-pub fn newest_version(root: &Root, apart: Option<&BootDir>) -> Option<String> {
-    boot_files_in(root, apart)
+/// The version of the newest kernel in a directory by its file name, not proven to boot.
+pub(crate) fn newest_in(root: &Root, dir: &Path) -> Option<String> {
+    let apart = None;
+    boot_files(&Kernels { root, dir, apart })
         .into_iter()
         .next()
         .map(|files| files.version)

@@ -1,6 +1,7 @@
 //! Reading the system: everything that a decision may depend on, once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,7 +12,8 @@ use crate::bootfs;
 use crate::fstab::Fstab;
 use crate::layout::{self, Layout, Names, subvolume};
 use crate::model::{
-    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, SnapshotState, System,
+    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE, SnapshotState,
+    System,
 };
 use crate::mountinfo::{self, Row};
 use crate::name::{EnvName, Named, SnapName};
@@ -61,6 +63,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         .ok()
         .and_then(|h| h.as_ref()?.default.clone());
 
+    let in_store = by_environment(&tree);
     let mut environments: Vec<_> = readable
         .into_iter()
         .map(|record| {
@@ -84,7 +87,8 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                 }
             });
             let snapshots = snapshots.collect();
-            let foreign = foreign_in(&tree, &record);
+            let below = in_store.get(OsStr::new(record.name.as_str()));
+            let foreign = foreign_in(below.map_or(&[], Vec::as_slice), &record);
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
                 next: next
@@ -380,18 +384,31 @@ pub fn layout_of_snapshot(
     Ok(layout)
 }
 
-/// Subvolumes below the directory of an environment that its record does not prove to be
-/// its own, as paths in that directory.
-fn foreign_in(tree: &Tree, record: &Record) -> Vec<PathBuf> {
+/// The subvolumes in the store, by the directory there: looked for once and not for each
+/// of a thousand environments.
+fn by_environment(tree: &Tree) -> HashMap<&OsStr, Vec<&Node>> {
+    let mut found: HashMap<&OsStr, Vec<&Node>> = HashMap::new();
+    for node in tree {
+        if let Ok(below) = node.path.strip_prefix(STORE)
+            && let Some(name) = below.iter().next()
+        {
+            found.entry(name).or_default().push(node);
+        }
+    }
+    found
+}
+
+/// Those of the subvolumes below the directory of an environment that its record does not
+/// prove to be its own, as paths in that directory.
+fn foreign_in(below: &[&Node], record: &Record) -> Vec<PathBuf> {
     let home = Paths::environment(&record.name);
     let own: Vec<(PathBuf, Uuid)> = record
         .made()
         .into_iter()
         .filter_map(|(path, uuid)| Some((home.join(path), uuid.parse().ok()?)))
         .collect();
-    let mut foreign: Vec<_> = tree
+    let mut foreign: Vec<_> = below
         .iter()
-        .filter(|n| n.path.starts_with(&home))
         .filter(|n| {
             !own.iter()
                 .any(|(path, uuid)| *path == n.path && *uuid == n.uuid)

@@ -13,7 +13,9 @@ use crate::layout::{self, Layout};
 use crate::model::{Environment, Inventory, Subvolume, volumes};
 use crate::name::{Named, SnapName};
 use crate::observe::{self, MAX_TEXT};
+use crate::parallel;
 use crate::plan::Use;
+use crate::proven::Proven;
 use crate::record::{Member, Record};
 use crate::refusal::Refusal;
 use crate::store::{Paths, Store};
@@ -214,6 +216,27 @@ impl Session {
             &ground(inv, subvolume, Fstab::ToBeRewritten),
             &self.config,
         ))
+    }
+
+    /// The kernels of these environments, for a list: what was proven, else the newest by
+    /// its file name.
+    pub fn kernels(&self, inv: &Inventory, environments: &[&Environment]) -> Vec<Option<String>> {
+        let proven = Proven::read(&self.store);
+        parallel::map(environments, |env| {
+            if let Some(kernel) = proven.get(env, &inv.fs, &self.config) {
+                return Some(kernel.version);
+            }
+            match &env.record.boot {
+                Some(place) => {
+                    let boot = bootfs::open(&self.store, place, false).ok()?;
+                    boot::newest_in(&boot.root, Path::new(""))
+                }
+                None => {
+                    let root = self.store.root_of(&env.root.as_ref()?.path).ok()?;
+                    boot::newest_in(&root, Path::new("boot"))
+                }
+            }
+        })
     }
 
     /// What an environment consists of, with the size of the kernels that a clone of it gets.

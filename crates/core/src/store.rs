@@ -20,6 +20,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::model::STORE;
 use crate::name::EnvName;
+use crate::parallel;
 use crate::record::Record;
 use crate::refusal::Refusal;
 
@@ -182,16 +183,17 @@ impl Store {
     /// # Errors
     /// When the store itself cannot be read.
     pub fn records(&self) -> Result<Records> {
-        let mut records = Vec::new();
+        let mut names = Vec::new();
         for (name, kind) in self.dir.list(STORE)? {
             let Some(name) = name.to_str() else {
                 continue;
             };
             if kind.is_dir() && EnvName::parse(name).is_ok() {
-                records.push((name.to_owned(), self.record(name)));
+                names.push(name.to_owned());
             }
         }
-        Ok(records)
+        let records = parallel::map(&names, |name| self.record(name));
+        Ok(names.into_iter().zip(records).collect())
     }
 
     /// One record.

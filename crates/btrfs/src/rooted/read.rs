@@ -114,7 +114,8 @@ impl Root {
         const OP: &str = "read";
         let path = path.as_ref();
         let file = self.file(path)?;
-        let mut content = Vec::new();
+        // Most are smaller: one read, and one that finds the end.
+        let mut content = Vec::with_capacity(4096);
         let mut limited = Read::take(file, limit.saturating_add(1));
         limited.read_to_end(&mut content).on(OP, path)?;
         if content.len() as u64 > limit {

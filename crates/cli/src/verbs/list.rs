@@ -3,9 +3,9 @@
 mod forms;
 
 use anyhow::Result;
-use be_core::model::Inventory;
+use be_core::model::{Environment, Inventory};
 use be_core::name::EnvName;
-use be_core::session::Session;
+use be_core::space;
 use chrono::{DateTime, FixedOffset, Local};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -50,6 +50,9 @@ pub struct Args {
     /// Sort by KEY, backwards.
     #[arg(short = 'K', short_alias = 'C', value_name = "KEY")]
     descending: Option<Key>,
+    /// Find out the space that would be free without each: takes a while.
+    #[arg(long)]
+    space: bool,
     /// Only this one.
     #[arg(add = complete::environments())]
     name: Option<EnvName>,
@@ -71,20 +74,28 @@ enum Key {
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     inv.initialised()?;
-    let mut rows: Vec<Row> = match &args.name {
+    let by_space = matches!(args.ascending.or(args.descending), Some(Key::Space));
+    let spaces = match args.space || by_space {
+        true => space::of(&ctx.session.store, &inv)?,
+        false => space::Spaces::default(),
+    };
+    let environments: Vec<&Environment> = match &args.name {
         Some(name) => vec![inv.get(name)?],
         None => inv.environments.iter().collect(),
-    }
-    .into_iter()
-    .map(|env| Row {
-        env,
-        kernel: newest_kernel(&ctx.session, env),
-        space: None,
-    })
-    .collect();
+    };
+    let kernels = ctx.session.kernels(&inv, &environments);
+    let mut rows: Vec<Row> = environments
+        .into_iter()
+        .zip(kernels)
+        .map(|(env, kernel)| Row {
+            env,
+            kernel,
+            space: spaces.environment(env.name()),
+        })
+        .collect();
     match args.ascending.or(args.descending) {
         Some(Key::Name) => rows.sort_by_key(|r| r.env.name().clone()),
-        Some(Key::Space) => rows.sort_by_key(|r| r.space),
+        Some(Key::Space) => rows.sort_by_key(|r| r.space.map(|s| s.exclusive)),
         Some(Key::Created) | None => {}
     }
     if args.descending.is_some() {
@@ -93,6 +104,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let rows = Rows {
         subvolumes: args.all || args.subvolumes,
         snapshots: args.all || args.snapshots,
+        spaces,
         rows,
     };
     let text = rows.text(match (args.script, args.tree) {
@@ -101,7 +113,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         (_, true) => Form::Tree(&local),
         (_, false) => Form::Table(&local),
     });
-    let environments: Vec<Value> = rows.rows.iter().map(forms::document).collect();
+    // Of a thousand it takes longer than to find them.
+    let environments: Vec<Value> = match ctx.json {
+        true => rows.rows.iter().map(forms::document).collect(),
+        false => Vec::new(),
+    };
     Ok(Outcome::new(json!({ "environments": environments }))
         .text(text)
         .notes(damage(&inv)))
@@ -110,12 +126,6 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
 fn local(time: DateTime<FixedOffset>) -> String {
     let time = time.with_timezone(&Local);
     time.format("%Y-%m-%d %H:%M").to_string()
-}
-
-fn newest_kernel(session: &Session, env: &be_core::model::Environment) -> Option<String> {
-    let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
-    let boot = session.boot_of(env).ok()?;
-    be_core::boot::newest_version(&root, boot.as_ref())
 }
 
 fn damage(inv: &Inventory) -> Vec<String> {

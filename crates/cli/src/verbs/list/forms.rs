@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use be_core::model::{Environment, SnapshotState, Subvolume};
 use be_core::name::Named;
 use be_core::record::{Member, Snapshot, State};
+use be_core::space::{Space, Spaces};
 use chrono::{DateTime, FixedOffset};
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ pub struct Row<'a> {
     pub env: &'a Environment,
     /// The version of its newest kernel.
     pub kernel: Option<String>,
-    /// Bytes that would be free without it.
-    pub space: Option<u64>,
+    /// What it takes, if that was asked for.
+    pub space: Option<Space>,
 }
 
 /// What is listed, in its order.
@@ -24,6 +25,8 @@ pub struct Rows<'a> {
     pub subvolumes: bool,
     /// With the snapshots of each.
     pub snapshots: bool,
+    /// What their subvolumes take, if that was asked for.
+    pub spaces: Spaces,
 }
 
 /// How a time is shown to a person.
@@ -112,6 +115,10 @@ impl Rows<'_> {
         head
     }
 
+    fn space_of(&self, found: Option<&Subvolume>) -> Option<u64> {
+        Some(self.spaces.subvolume(found?.id)?.exclusive)
+    }
+
     fn lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         for row in &self.rows {
@@ -119,11 +126,21 @@ impl Rows<'_> {
             let env = row.env;
             if self.subvolumes {
                 let all = env.record.subvolumes.iter().zip(&env.subvolumes);
-                lines.extend(all.map(|(member, found)| subvolume(env, member, found.as_ref())));
+                lines.extend(all.map(|(member, found)| {
+                    let space = self.space_of(found.as_ref());
+                    subvolume(env, member, found.as_ref(), space)
+                }));
             }
             if self.snapshots {
                 let all = env.record.snapshots.iter().zip(&env.snapshots);
-                lines.extend(all.map(|(taken, found)| snapshot(env, taken, found)));
+                lines.extend(all.map(|(taken, found)| {
+                    // Of several subvolumes together it is not known.
+                    let space = match &found.subvolumes[..] {
+                        [one] => self.space_of(one.as_ref()),
+                        _ => None,
+                    };
+                    snapshot(env, taken, found, space)
+                }));
             }
         }
         lines
@@ -195,7 +212,7 @@ fn environment(row: &Row) -> Line {
         active: env.active(),
         active_part: env.active(),
         mounted: env.mounted.first().cloned(),
-        space: row.space,
+        space: row.space.map(|s| s.exclusive),
         created: env.record.created,
         kernel: row.kernel.clone(),
         description: words.join(" "),
@@ -204,7 +221,12 @@ fn environment(row: &Row) -> Line {
     }
 }
 
-fn subvolume(env: &Environment, member: &Member, found: Option<&Subvolume>) -> Line {
+fn subvolume(
+    env: &Environment,
+    member: &Member,
+    found: Option<&Subvolume>,
+    space: Option<u64>,
+) -> Line {
     let root = member.mount == "/";
     let text = match found {
         Some(_) => format!("{}, at {}", member.policy.as_str(), member.mount),
@@ -221,7 +243,7 @@ fn subvolume(env: &Environment, member: &Member, found: Option<&Subvolume>) -> L
             false => String::new(),
         },
         mounted: env.mounted.first().filter(|_| root).cloned(),
-        space: None,
+        space,
         created: env.record.created,
         kernel: None,
         description: text.clone(),
@@ -230,7 +252,12 @@ fn subvolume(env: &Environment, member: &Member, found: Option<&Subvolume>) -> L
     }
 }
 
-fn snapshot(env: &Environment, taken: &Snapshot, found: &SnapshotState) -> Line {
+fn snapshot(
+    env: &Environment,
+    taken: &Snapshot,
+    found: &SnapshotState,
+    space: Option<u64>,
+) -> Line {
     let text = plain(&taken.description);
     let gone = found.subvolumes.iter().any(Option::is_none);
     Line {
@@ -240,7 +267,7 @@ fn snapshot(env: &Environment, taken: &Snapshot, found: &SnapshotState) -> Line 
         active: "-".to_owned(),
         active_part: String::new(),
         mounted: found.mounted.first().cloned(),
-        space: None,
+        space,
         created: taken.created,
         kernel: None,
         description: match gone {
@@ -259,6 +286,24 @@ fn plain(text: &str) -> String {
         .collect()
 }
 
+/// Bytes in binary units, as `bectl` and `zfs` show them.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "K", "M", "G", "T"] {
+        if value < 999.5 {
+            return match value {
+                _ if unit == "B" => format!("{bytes}B"),
+                v if v < 9.995 => format!("{v:.2}{unit}"),
+                v if v < 99.95 => format!("{v:.1}{unit}"),
+                v => format!("{v:.0}{unit}"),
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.0}P")
+}
+
 fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
@@ -272,7 +317,7 @@ fn cells(line: Line, stem: &str, clock: Clock<'_>) -> [String; 7] {
         format!("{stem}{}", line.name),
         line.active,
         or_dash(shown(line.mounted)),
-        or_dash(line.space.map(|bytes| bytes.to_string())),
+        or_dash(line.space.map(human)),
         clock(line.created),
         or_dash(line.kernel),
         line.description,
@@ -365,7 +410,7 @@ pub fn document(row: &Row) -> Value {
         "kernel": row.kernel,
         "subvolumes": subvolumes,
         "snapshots": snapshots,
-        "space": null,
+        "space": row.space.map(|s| json!({ "exclusive": s.exclusive, "referenced": s.referenced })),
     })
 }
 

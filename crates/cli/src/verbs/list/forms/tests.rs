@@ -102,15 +102,36 @@ fn environments() -> Vec<Environment> {
 }
 
 fn rows(environments: &[Environment], subvolumes: bool, snapshots: bool) -> Rows<'_> {
-    let row = |env| Row {
-        env,
-        kernel: env.root.as_ref().map(|r| format!("6.12.{}-gentoo", r.id)),
-        space: None,
-    };
+    fn row(env: &Environment) -> Row<'_> {
+        Row {
+            env,
+            kernel: env.root.as_ref().map(|r| format!("6.12.{}-gentoo", r.id)),
+            space: env.root.as_ref().map(|r| Space {
+                exclusive: (r.id - 255).pow(5) << 10,
+                referenced: 3 << 30,
+            }),
+        }
+    }
     Rows {
         rows: environments.iter().map(row).collect(),
         subvolumes,
         snapshots,
+        spaces: Spaces::default(),
+    }
+}
+
+#[test]
+fn sizes_are_short() {
+    for (bytes, expected) in [
+        (0, "0B"),
+        (999, "999B"),
+        (1000, "0.98K"),
+        (10 << 10, "10.0K"),
+        (123 << 20, "123M"),
+        (1 << 30, "1.00G"),
+        (u64::MAX, "16384P"),
+    ] {
+        assert_eq!(human(bytes), expected);
     }
 }
 
