@@ -89,7 +89,14 @@ fn the_life_of_a_boot_on_the_esp() -> Result<()> {
         firmware: Firmware::Uefi,
         in_new: &|machine| {
             machine.sh("test -e /efi/EFI/BOOT/BOOTX64.EFI -a ! -e /boot/EFI")?;
-            kernels_are_its_own(machine)
+            let lab = &machine.disk.lab;
+            let (old, new) = (lab.old_kernel.release.clone(), &lab.new_kernel.release);
+            let own = format!("test -s /boot/vmlinuz-{new}");
+            machine.sh(&own)?;
+            machine.sh(&format!("be exec default -- test -s /boot/vmlinuz-{old}"))?;
+            machine
+                .sh("be create -e default third && be check third && be destroy -y third")
+                .map(drop)
         },
         in_old: &|_| Ok(()),
     })
@@ -128,8 +135,12 @@ fn life(life: Life<'_>) -> Result<()> {
     let Life {
         layout, firmware, ..
     } = life;
-    let commands = ["init", "create spare", "upgrade --no-activate new"];
     let on_host = layout.is_mountable();
+    let upgrade = match on_host {
+        true => "upgrade --no-activate new",
+        false => "upgrade --no-activate new -- app-misc/hello sys-kernel/lab-kernel",
+    };
+    let commands = ["init", "create spare", upgrade];
     let mut before = None;
     let mut machine = Machine::new(layout, firmware, |mount, be| {
         if on_host {
