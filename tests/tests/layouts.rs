@@ -377,3 +377,147 @@ fn a_kernel_is_stored_once() -> Result<()> {
     assert_eq!((exclusive("a")?, exclusive("b")?), (0, 0));
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_somebody_wrote_is_not_cloned_over() -> Result<()> {
+    let system = System::small()?;
+    let _db = mounted(&system, "@db", "/srv/db")?;
+    let _opt = mounted(&system, "@opt", "/opt")?;
+    system.be.run(&["init"]).done();
+    system.refuses(REFUSED, &["layout", "set", "/opt", "late"], &["/opt"])?;
+    system.be.run(&["layout", "set", "/srv/db", "late"]).done();
+    system.write("/srv/db/rows", "1\n")?;
+    system.be.run(&["create", "new"]).done();
+    // Nothing in the records tells of it: somebody booted it and looked around.
+    fs::write(system.top("@be/new/vol/srv-db/rows"), "mine\n")?;
+    system.sync()?;
+    system.write("/srv/db/rows", "2\n")?;
+    let told = system.be.run(&["activate", "new"]).done();
+    ensure!(told.stderr.contains("/srv/db"), "{}", told.stderr);
+    assert_eq!(
+        fs::read_to_string(system.top("@be/new/vol/srv-db/rows"))?,
+        "mine\n"
+    );
+    // What is late and was written after the activation stays behind, which is told.
+    system.be.run(&["activate", "default"]).done();
+    system.be.run(&["create", "next"]).done();
+    system.be.run(&["activate", "next"]).done();
+    system.write("/srv/db/rows", "3\n")?;
+    system.sync()?;
+    let status = system.be.run(&["status"]).done();
+    ensure!(status.stdout.contains("late"), "{}", status.stdout);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn an_environment_proves_all_that_it_consists_of() -> Result<()> {
+    let system = System::small()?;
+    let _opt = mounted(&system, "@opt", "/opt")?;
+    system.be.run(&["init"]).done();
+    system.be.run(&["create", "x"]).done();
+    let fstab = system.env("x", "etc/fstab");
+    let good = fs::read_to_string(&fstab)?;
+    for (from, to, words) in [
+        ("/@be/x/vol/opt", "/@be/gone/vol/opt", "/opt"),
+        (system.uuid(), "aaaa-bbbb", "aaaa-bbbb"),
+    ] {
+        fs::write(&fstab, good.replace(from, to))?;
+        let told = system.be.run(&["check", "x"]).exits(8);
+        ensure!(told.stdout.contains(words), "{}", told.stdout);
+        system.refuses(8, &["activate", "x"], &[words])?;
+    }
+    fs::write(&fstab, &good)?;
+    system.be.run(&["check", "x"]).done();
+    run(cmd("btrfs", ["subvolume", "delete"]).arg(system.top("@be/x/vol/opt")))?;
+    system.refuses(8, &["activate", "x"], &["/opt"])?;
+    system.be.run(&["destroy", "-y", "x"]).done();
+
+    // Text that is none keeps from cloning, and is named.
+    let mut bytes = fs::read(system.path("/etc/fstab"))?;
+    bytes.extend(b"# caf\xe9\n");
+    fs::write(system.path("/etc/fstab"), bytes)?;
+    system.refuses(REFUSED, &["create", "y"], &["/etc/fstab"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_filesystem_has_many_names() -> Result<()> {
+    let system = System::small()?;
+    let _opt = mounted(&system, "@opt", "/opt")?;
+    run(cmd("btrfs", ["filesystem", "label"])
+        .arg(system.root())
+        .arg("be-names"))?;
+    system.sync()?;
+    let fstab = system.read("/etc/fstab")?;
+    let line = format!("UUID={} /opt", system.uuid());
+    let other = "UUID=b /opt btrfs noauto,subvol=/@opt 0 0\n";
+    system.write(
+        "/etc/fstab",
+        other.to_owned() + &fstab.replace(&line, "LABEL=be-names /opt"),
+    )?;
+    system.be.run(&["init"]).done();
+    system.be.run(&["create", "x"]).done();
+    let clone = fs::read_to_string(system.env("x", "etc/fstab"))?;
+    ensure!(
+        clone.contains("LABEL=be-names /opt btrfs subvol=/@be/x/vol/opt"),
+        "{clone}"
+    );
+    ensure!(clone.contains(other), "{clone}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_boot_that_something_covers() -> Result<()> {
+    let system = System::small()?;
+    let (device, mount, _) = boot(&system)?;
+    drop(mount);
+    let elsewhere = system.dir().join("elsewhere");
+    fs::create_dir(&elsewhere)?;
+    let _below = Mount::new(device.node(), &elsewhere, "ext4", "nodiscard")?;
+    let _cover = Mount::new(std::path::Path::new("none"), &elsewhere, "tmpfs", "size=1m")?;
+    fs::write(elsewhere.join(format!("vmlinuz-{KERNEL}")), "a wrong one")?;
+    system.be.run(&["init"]).done();
+    system.be.run(&["create", "x"]).done();
+    assert_eq!(
+        fs::read_to_string(system.env("x", &format!("boot/vmlinuz-{KERNEL}")))?,
+        "a kernel"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn an_entry_that_was_lost_comes_back() -> Result<()> {
+    let system = System::adopted_small()?;
+    system.be.run(&["create", "x"]).done();
+    let menu = system.menu()?;
+    // As a destroy that was killed after its menu leaves it.
+    let cut: String = menu.replace("\"x\",", "").replace(",\"x\"", "");
+    fs::write(system.top("@be/.grub/menu.cfg"), cut)?;
+    let told = system.be.run(&["create", "y"]).done();
+    ensure!(told.stderr.contains("took x out"), "{}", told.stderr);
+    ensure!(system.menu()?.contains("be-x"));
+    // What does not boot is not looked at by every command.
+    fs::remove_file(system.env("x", &format!("boot/vmlinuz-{KERNEL}")))?;
+    system.be.run(&["menu"]).done();
+    let told = system.be.run(&["describe", "y", "text"]).done();
+    ensure!(!told.stderr.contains("out of it"), "{}", told.stderr);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_is_not_ours_keeps_an_environment() -> Result<()> {
+    let system = System::adopted_small()?;
+    system.be.run(&["create", "x"]).done();
+    fs::write(system.top("@be/x/notes"), "mine")?;
+    system.refuses(REFUSED, &["destroy", "-y", "x"], &["notes"])?;
+    assert_eq!(fs::read_to_string(system.top("@be/x/notes"))?, "mine");
+    fs::remove_file(system.top("@be/x/notes"))?;
+    system.be.run(&["destroy", "-y", "x"]).done();
+    Ok(())
+}

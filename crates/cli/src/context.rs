@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, finish_rename, sweep};
 use be_core::menu::Written;
 use be_core::model::Inventory;
-use be_core::plan::Plan;
+use be_core::plan::{Plan, Proofs, Step, default};
 use be_core::refusal::Refusal;
 use be_core::session::Session;
 use be_core::store::Lock;
@@ -89,8 +89,32 @@ impl<'a> Context<'a> {
             if let Some(note) = note {
                 self.reporter.note(&note);
             }
+            inv = self.give_entries_back(inv, taken)?;
         }
         Ok(Work { lock, inv })
+    }
+
+    /// An interrupted command may have taken environments out of the menu that it then did
+    /// not remove.
+    fn give_entries_back(&mut self, inv: Inventory, lock: &Lock) -> Result<Inventory> {
+        let lost: Vec<_> = inv.without_entry().map(ToString::to_string).collect();
+        let Some(running) = inv.running().ok().filter(|_| !lost.is_empty()) else {
+            return Ok(inv);
+        };
+        let plan = Plan {
+            steps: vec![Step::WriteMenu {
+                default: default(&inv, running.name()),
+                without: Vec::new(),
+                proofs: Proofs::Kept,
+            }],
+            notes: Vec::new(),
+        };
+        execute(&self.session, inv, &plan, lock)?;
+        self.reporter.note(&format!(
+            "wrote the menu anew: an interrupted command took {} out of it",
+            lost.join(", ")
+        ));
+        self.session.observe()
     }
 
     fn confirm(&mut self, mut work: Work) -> Result<Work> {

@@ -55,6 +55,9 @@ pub struct Ground {
     pub subvolid: u64,
     /// The root subvolume is what is mounted without `subvol=`.
     pub is_default: bool,
+    /// Its other subvolumes, each with the place where it has to be mounted; none that the
+    /// kernel's arguments and not fstab would mount.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
     /// Whether its fstab counts.
     pub fstab: Fstab,
 }
@@ -323,10 +326,42 @@ fn init_program(root: &Root, arguments: &[String]) -> Result<String, String> {
 }
 
 fn fstab_agrees(root: &Root, ground: &Ground) -> Result<String, String> {
-    let text = root
-        .read_to_string("etc/fstab", MAX_TEXT)
-        .unwrap_or_default();
+    let text = match root.read_to_string("etc/fstab", MAX_TEXT) {
+        Ok(text) => text,
+        Err(e) if e.is_not_found() => String::new(),
+        Err(e) => return Err(format!("/etc/fstab: {e}")),
+    };
     let tab = fstab::Fstab::parse(&text);
+    for (mount, path) in &ground.volumes {
+        let entry = tab.at(mount);
+        let is = path.to_string_lossy();
+        match entry.and_then(fstab::Entry::subvol) {
+            Some(theirs) if theirs == is => {}
+            Some(theirs) => {
+                return Err(format!(
+                    "/etc/fstab mounts {} from subvol=/{theirs}, and it is /{is}",
+                    mount.display()
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "/etc/fstab does not mount {} from subvol=/{is}",
+                    mount.display()
+                ));
+            }
+        }
+    }
+    if let Some(uuid) = tab
+        .at(Path::new("/"))
+        .and_then(|e| e.source.strip_prefix("UUID="))
+        .map(|uuid| uuid.trim_matches('"'))
+        .filter(|uuid| !uuid.eq_ignore_ascii_case(&ground.fs_uuid))
+    {
+        return Err(format!(
+            "/etc/fstab mounts the root from UUID={uuid}, and it is on {}",
+            ground.fs_uuid
+        ));
+    }
     let Some(entry) = tab.at(Path::new("/")) else {
         return Ok("fstab leaves the root to the kernel's arguments".into());
     };
@@ -358,6 +393,7 @@ mod tests {
             subvol: "/@be/x/root".into(),
             subvolid: 300,
             is_default: false,
+            volumes: Vec::new(),
             fstab: Fstab::Final,
         }
     }
@@ -377,7 +413,7 @@ mod tests {
         fs::set_permissions(p.join("sbin/init"), mode).unwrap();
         fs::write(
             p.join("etc/fstab"),
-            "UUID=x / btrfs subvol=/@be/x/root 0 0\n",
+            "LABEL=x / btrfs subvol=/@be/x/root 0 0\n",
         )
         .unwrap();
         fs::write(
@@ -424,17 +460,17 @@ mod tests {
                 "is empty",
             ),
             (
-                problems(|p| fs::write(p.join("etc/fstab"), "UUID=x / btrfs subvol=@\n").unwrap()),
+                problems(|p| fs::write(p.join("etc/fstab"), "LABEL=x / btrfs subvol=@\n").unwrap()),
                 "/etc/fstab",
             ),
             (
                 problems(|p| {
-                    fs::write(p.join("etc/fstab"), "UUID=x / btrfs subvolid=7\n").unwrap()
+                    fs::write(p.join("etc/fstab"), "LABEL=x / btrfs subvolid=7\n").unwrap()
                 }),
                 "subvolid=7",
             ),
             (
-                problems(|p| fs::write(p.join("etc/fstab"), "UUID=x / btrfs\n").unwrap()),
+                problems(|p| fs::write(p.join("etc/fstab"), "LABEL=x / btrfs\n").unwrap()),
                 "default subvolume",
             ),
             (

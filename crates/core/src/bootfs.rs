@@ -72,8 +72,8 @@ pub fn open(store: &Store, boot: &Boot, writable: bool) -> Result<BootDir> {
         path: PathBuf::from("/"),
         _mount: mount,
     };
-    if let Some(target) = mounted_at(&device, &read_mountinfo("self")?, writable)? {
-        return Ok(dir(Root::open(&target)?, None));
+    if let Some(root) = mounted_at(&device, &read_mountinfo("self")?, writable)? {
+        return Ok(dir(root, None));
     }
     let mount = detached(&boot.fstype, &device, writable)
         .with_context(|| format!("cannot mount /boot from {}", device.display()))?;
@@ -105,10 +105,41 @@ pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
         .args(["-c", "/dev/null", "-l", "-o", "device", "-t", source])
         .output()
         .context("cannot start blkid")?;
-    ensure!(output.status.success(), "there is no filesystem {source}");
+    if !output.status.success() {
+        // It knows only the devices that are under /dev by their own names.
+        let mounted = source.split_once('=');
+        let mounted = mounted.and_then(|(tag, value)| mounted_from(tag, value.trim_matches('"')));
+        return mounted.with_context(|| format!("there is no filesystem {source}"));
+    }
     Ok(PathBuf::from(
         String::from_utf8_lossy(&output.stdout).trim_end(),
     ))
+}
+
+/// The device of a mounted filesystem with this UUID or label.
+fn mounted_from(tag: &str, value: &str) -> Option<PathBuf> {
+    let mut devices: Vec<_> = read_mountinfo("self")
+        .ok()?
+        .into_iter()
+        .map(|row| PathBuf::from(row.source))
+        .filter(|source| source.starts_with("/dev"))
+        .collect();
+    devices.sort();
+    devices.dedup();
+    let is_it = |device: &PathBuf| probe(device, tag).is_ok_and(|found| found == value);
+    devices.into_iter().find(is_it)
+}
+
+/// What the filesystem on a device says of itself: its `UUID`, its `LABEL`.
+fn probe(device: &Path, tag: &str) -> Result<String> {
+    let output = Command::new("blkid")
+        .args(["-p", "-o", "value", "-s", tag])
+        .arg(device)
+        .output()
+        .context("cannot start blkid")?;
+    let uuid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(!uuid.is_empty(), "{} has no {tag}", device.display());
+    Ok(uuid)
 }
 
 /// The UUID of the filesystem that a first field of fstab stands for (blkid(8)).
@@ -117,18 +148,11 @@ pub(crate) fn uuid_of(source: &str) -> Result<String> {
     if let Some(uuid) = source.strip_prefix("UUID=") {
         return Ok(uuid.trim_matches('"').to_owned());
     }
-    let output = Command::new("blkid")
-        .args(["-o", "value", "-s", "UUID"])
-        .arg(&device)
-        .output()
-        .context("cannot start blkid")?;
-    let uuid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure!(!uuid.is_empty(), "{} has no UUID", device.display());
-    Ok(uuid)
+    probe(&device, "UUID")
 }
 
-/// Where the whole of a device is mounted.
-fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<PathBuf>> {
+/// The directory where the whole of a device is mounted, if nothing covers it there.
+fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<Root>> {
     let real = device
         .canonicalize()
         .with_context(|| format!("there is no {}", device.display()))?;
@@ -139,7 +163,13 @@ fn mounted_at(device: &Path, rows: &[Row], writable: bool) -> Result<Option<Path
             && row.root == Path::new("/")
             && (!writable || row.options.split(',').any(|o| o == "rw"))
     };
-    Ok(rows.iter().find(fits).map(|row| row.target.clone()))
+    for row in rows.iter().filter(fits) {
+        let root = Root::open(&row.target)?;
+        if root.metadata("")?.dev == rdev {
+            return Ok(Some(root));
+        }
+    }
+    Ok(None)
 }
 
 fn detached(fstype: &str, device: &Path, writable: bool) -> rustix::io::Result<OwnedFd> {

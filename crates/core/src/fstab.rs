@@ -33,6 +33,11 @@ impl Entry {
         self.target == Path::new("/") && self.is_btrfs()
     }
 
+    /// Whether it mounts a btrfs at `target`, from `source` if one is given.
+    pub fn is_at(&self, target: &Path, source: Option<&str>) -> bool {
+        self.target == target && self.is_btrfs() && source.is_none_or(|s| self.source == s)
+    }
+
     /// Whether it mounts a btrfs, or may do so (`auto`).
     pub fn is_btrfs(&self) -> bool {
         ["btrfs", "auto"].contains(&self.fstype.as_str())
@@ -94,8 +99,12 @@ impl Fstab {
 
     fn apply(&mut self, change: &Change) {
         match change {
-            Change::Subvol { target, subvol } => self.rewrite(
-                |e| e.target == *target && e.is_btrfs(),
+            Change::Subvol {
+                target,
+                source,
+                subvol,
+            } => self.rewrite(
+                |e| e.is_at(target, source.as_deref()),
                 |line, e| replace_field(line, 3, &with_subvol(&e.options, subvol)),
             ),
             Change::Target { from, to } => self.rewrite(
@@ -177,6 +186,8 @@ pub enum Change {
     Subvol {
         /// Where it is mounted.
         target: PathBuf,
+        /// Only where this is the first field.
+        source: Option<String>,
         /// From the top level, with its leading slash.
         subvol: String,
     },
@@ -306,6 +317,7 @@ mod tests {
     fn with_root(text: &str, subvol: &str) -> Fstab {
         Fstab::parse(text).changed(&[Change::Subvol {
             target: "/".into(),
+            source: None,
             subvol: subvol.into(),
         }])
     }

@@ -13,6 +13,7 @@ use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::plan::Proofs;
 use crate::proven::Proven;
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::Paths;
 
@@ -113,7 +114,7 @@ fn render_with(
         Err(why) => written.left_out.push((env.name().to_string(), why)),
     };
     if let Some(unborn) = &request.unborn {
-        let found = session.examine_at(inv, unborn.env, unborn.base)?;
+        let found = session.examine_at(inv, unborn.env, unborn.base, None)?;
         add(unborn.env, verdict(found));
     }
     for env in inv.environments.iter().rev() {
@@ -141,6 +142,11 @@ fn render_with(
         // Without an entry of its own the default stays what the user's grub.cfg says.
         default: listed.then(|| default.to_owned()),
         entries,
+        left_out: written
+            .left_out
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect(),
         modules: Vec::new(),
     };
     written.text = menu.render()?;
@@ -167,7 +173,7 @@ fn verdict(found: Examination) -> Result<Kernel, String> {
 
 /// The entry of an environment, or why GRUB cannot be given it: one bad entry must not
 /// cost the others theirs.
-fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String> {
+pub(crate) fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String> {
     let root = env
         .root
         .as_ref()
@@ -219,6 +225,21 @@ pub(crate) fn prepare(
         return prepare(session, &inv.clone().renamed(), &request);
     }
     let (written, proven) = render_with(session, inv, request)?;
+    let default = request.default.as_str();
+    let switches = inv
+        .menu
+        .default
+        .as_deref()
+        .is_some_and(|was| was != default);
+    if switches && !written.entries.iter().any(|name| name == default) {
+        let mut left_out = written.left_out.iter();
+        let why = left_out.find(|(name, _)| name == default);
+        return Err(Refusal::NotBootable {
+            name: request.default.clone().into(),
+            problems: why.map(|(_, why)| why.clone()).into_iter().collect(),
+        }
+        .into());
+    }
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
     let same = inv.menu.default.as_deref() == Some(request.default.as_str());
     Ok(Prepared {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::layout::Layout;
 use crate::name::{EnvName, Named, SnapName};
-use crate::record::{Boot, Record, Snapshot, State};
+use crate::record::{Boot, Member, Record, Snapshot, State};
 use crate::refusal::Refusal;
 
 /// The directory of the store below the top level.
@@ -185,6 +185,20 @@ impl Environment {
         volumes(mounts.zip(&self.subvolumes))
     }
 
+    /// As [`Environment::volumes`], of one that `be` made: its fstab has to agree.
+    pub fn volumes_in_store(&self) -> Vec<(PathBuf, PathBuf)> {
+        match self.record.adopted {
+            true => Vec::new(),
+            false => self.volumes(),
+        }
+    }
+
+    /// The subvolumes of its record that are gone.
+    pub fn missing(&self) -> impl Iterator<Item = &Member> {
+        let all = self.record.subvolumes.iter().zip(&self.subvolumes);
+        all.filter(|(_, found)| found.is_none()).map(|(m, _)| m)
+    }
+
     /// `N`, `R` and `T` concatenated, or `-`.
     pub fn active(&self) -> String {
         let flags: String = [(self.running, 'N'), (self.next, 'R')]
@@ -222,6 +236,8 @@ pub struct MenuState {
     pub default: Option<String>,
     /// The environments that have an entry.
     pub entries: Vec<String>,
+    /// The environments that were looked at and have none.
+    pub left_out: Vec<String>,
     /// Why the menu file cannot be read, if it is there.
     pub damage: Option<String>,
     /// The grub.cfg that GRUB reads.
@@ -356,6 +372,23 @@ impl Inventory {
             }),
             (None, false) => Err(Refusal::NoGrub),
         }
+    }
+
+    /// The environments that the menu does not know, though they may be in it: an
+    /// interrupted command took them out. None where there is no menu, or an unreadable one.
+    pub fn without_entry(&self) -> impl Iterator<Item = &EnvName> {
+        let menu = &self.menu;
+        let known = |name: &EnvName| {
+            let mut names = menu.entries.iter().chain(&menu.left_out);
+            names.any(|n| n == name.as_str())
+        };
+        let legible = menu.damage.is_none() && !menu.entries.is_empty() && self.damaged.is_empty();
+        self.environments
+            .iter()
+            .filter(move |_| legible)
+            .filter(|e| e.usable() && e.record.renaming.is_none())
+            .map(Environment::name)
+            .filter(move |name| !known(name))
     }
 
     /// All names that are taken, readable or not.

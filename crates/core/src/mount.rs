@@ -1,7 +1,7 @@
 //! Mounting an environment where the caller can see it.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -132,17 +132,14 @@ fn is_mount_point(dir: &Path) -> bool {
 /// # Errors
 /// When something of it cannot be mounted; nothing is then.
 pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
-    let done = mount_all(session, subject, target);
-    if done.is_err() {
-        // The failure is what counts.
-        let _undone = unmount(target);
-    }
-    done
-}
-
-fn mount_all(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
     if target.starts_with(OWN) {
-        fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+        // As the store: it has programs in it that were mended since.
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(target);
+        made.with_context(|| format!("cannot make {}", target.display()))?;
+        fs::set_permissions(OWN, fs::Permissions::from_mode(0o700))?;
     }
     let tree = session.store.top.clone_mount(&subject.root)?;
     move_mount(
@@ -153,6 +150,15 @@ fn mount_all(session: &Session, subject: &Subject, target: &Path) -> Result<()> 
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
     .with_context(|| format!("cannot mount {} at {}", subject.name, target.display()))?;
+    let done = mount_volumes(session, subject, target);
+    if done.is_err() {
+        // The failure is what counts.
+        let _undone = unmount(target);
+    }
+    done
+}
+
+fn mount_volumes(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
     let root = Root::open(target)?;
     for (place, path) in &subject.volumes {
         let tree = session.store.top.clone_mount(path)?;

@@ -116,6 +116,9 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         entries.any(|t| t != Path::new("/") && home.starts_with(t))
     };
     system.grub_home = system.grub_home.filter(|home| !hidden(home));
+    let own = system.layout.parts.iter().filter(|p| p.is_own());
+    let cloned: Vec<u64> = own.map(|p| p.subvolume.id).chain([root.id]).collect();
+    system.swapfiles = swapfiles_in(&cloned, sysroot);
     let menu = menu_state(store, &root_dir, &system, &environments, header);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));
@@ -240,14 +243,16 @@ fn layout_of(
     mounts: Option<&[Mount]>,
 ) -> Result<Layout> {
     let dir = store.root_of(&root.path)?;
-    let text = dir
-        .read_to_string("etc/fstab", MAX_TEXT)
-        .unwrap_or_default();
-    let fstab = Fstab::parse(&text);
+    let (fstab, damage) = match dir.read_to_string("etc/fstab", MAX_TEXT) {
+        Ok(text) => (Fstab::parse(&text), None),
+        Err(e) if e.is_not_found() => (Fstab::default(), None),
+        Err(e) => (Fstab::default(), Some(e.to_string())),
+    };
     let names = Names {
         uuid: fs.uuid.clone(),
         devices: store.top.devices()?,
         default_subvolume: fs.default_subvolume,
+        resolve: Some(|source| bootfs::uuid_of(source).ok()),
     };
     let chosen = |node: &Node| chosen_policy(store, &node.path);
     let (nested, mut parts) = layout::find(tree, root, &fstab, &names, &chosen);
@@ -263,19 +268,21 @@ fn layout_of(
         )),
         None => separate_boot(&fstab, mounts.unwrap_or_default()),
     };
+    let boot = place.map(|place| boot_at(&names.devices, place));
     Ok(Layout {
         fstab,
         nested,
         parts,
-        boot: place.map(|place| boot_at(store, place)),
+        boot,
+        damage,
     })
 }
 
-fn boot_at(store: &Store, place: record::Boot) -> layout::Boot {
+fn boot_at(devices: &[PathBuf], place: record::Boot) -> layout::Boot {
     layout::Boot {
         unreadable_root: match place.subvolume {
             Some(_) => None,
-            None => bootfs::unreadable(store.top.device()),
+            None => devices.iter().find_map(|device| bootfs::unreadable(device)),
         },
         place,
         size: 0,
@@ -304,6 +311,10 @@ fn separate_boot(fstab: &Fstab, mounts: &[Mount]) -> Option<record::Boot> {
         (_, Some(mount)) => (&mount.source, &mount.fstype),
         _ => return None,
     };
+    if fstype == "btrfs" {
+        // Of another filesystem, with a subvolume that would have to be minded.
+        return None;
+    }
     let uuid = bootfs::uuid_of(source).ok()?;
     Some(record::Boot::new(uuid, fstype.clone(), None))
 }
@@ -331,7 +342,8 @@ pub fn layout(store: &Store, inv: &Inventory, env: &Environment) -> Result<Layou
     if layout.boot.is_none() {
         // One that is mounted by other means than fstab, and not now.
         let recorded = env.record.boot.clone();
-        layout.boot = recorded.map(|place| boot_at(store, place));
+        let devices = store.top.devices()?;
+        layout.boot = recorded.map(|place| boot_at(&devices, place));
     }
     if let Some(boot) = &mut layout.boot {
         boot.size = bootfs::size(&bootfs::open(store, &boot.place, false)?.root)?;
@@ -453,7 +465,7 @@ fn observe_system(
         .filter(|h| !apart(h))
         .map(str::to_owned);
     System {
-        swapfiles: swapfiles_in(root, sysroot),
+        swapfiles: Vec::new(),
         portage: is_there(dir, Path::new("usr/bin/emerge")),
         layout: Layout::default(),
         root: subvolume(root),
@@ -468,13 +480,13 @@ pub(crate) fn subvolume_at(path: &Path) -> Option<u64> {
     be_btrfs::subvolume_of(&file).ok().map(|within| within.id)
 }
 
-/// Active swapfiles that lie in the root subvolume itself.
-fn swapfiles_in(root: &Node, sysroot: &Path) -> Vec<PathBuf> {
+/// Active swapfiles that lie in these subvolumes.
+fn swapfiles_in(cloned: &[u64], sysroot: &Path) -> Vec<PathBuf> {
     let text = std::fs::read("/proc/swaps").unwrap_or_default();
     be_btrfs::active_swapfiles(&text)
         .into_iter()
         .filter(|path| path.starts_with(sysroot))
-        .filter(|path| subvolume_at(path) == Some(root.id))
+        .filter(|path| subvolume_at(path).is_some_and(|id| cloned.contains(&id)))
         .collect()
 }
 
@@ -511,12 +523,14 @@ fn menu_state(
         known.map_or_else(|| name.clone(), |r| r.name.to_string())
     };
     let entries = header.as_ref().map(|h| h.environments.iter().map(current));
+    let left_out = header.as_ref().map(|h| h.left_out.iter().map(current));
     MenuState {
         damage,
         default: header
             .as_ref()
             .and_then(|h| h.default.as_ref().map(current)),
         entries: entries.map(Iterator::collect).unwrap_or_default(),
+        left_out: left_out.map(Iterator::collect).unwrap_or_default(),
         hooked: text.is_some_and(|t| be_grub::hook::is_hooked(&t, &uuid)),
         config,
     }
@@ -605,24 +619,17 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
     let own = std::fs::read_link("/proc/self/ns/mnt").context("cannot read /proc/self/ns/mnt")?;
     let mut seen = Vec::new();
     let mut uses = Vec::new();
-    for process in std::fs::read_dir("/proc")
-        .context("cannot read /proc")?
-        .flatten()
-    {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
+    for (pid, thread) in threads()? {
         let read = || -> std::io::Result<_> {
-            let namespace = std::fs::read_link(process.path().join("ns/mnt"))?;
+            let namespace = std::fs::read_link(thread.join("ns/mnt"))?;
             // A chroot shows only what is mounted below it.
-            let root = std::fs::read_link(process.path().join("root"))?;
+            let root = std::fs::read_link(thread.join("root"))?;
             let here = namespace == own;
             let place = (namespace, root);
             // The kernel writes a mountinfo anew for each reader: one of each kind is enough.
             let text = match seen.contains(&place) {
                 true => None,
-                false => Some(std::fs::read(process.path().join("mountinfo"))?),
+                false => Some(std::fs::read(thread.join("mountinfo"))?),
             };
             Ok((here, place, text))
         };
@@ -657,6 +664,24 @@ pub fn uses(number: &str) -> Result<Vec<Use>> {
         );
     }
     Ok(uses)
+}
+
+/// Every thread that can be seen, with the process that it is of: each may have left the
+/// mount namespace of the others.
+fn threads() -> Result<Vec<(u32, PathBuf)>> {
+    let mut threads = Vec::new();
+    let processes = std::fs::read_dir("/proc").context("cannot read /proc")?;
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        // None of one that ended meanwhile.
+        let tasks = std::fs::read_dir(process.path().join("task"));
+        let tasks = tasks.into_iter().flatten().flatten();
+        threads.extend(tasks.map(|task| (pid, task.path())));
+    }
+    Ok(threads)
 }
 
 pub(crate) fn read_mountinfo(pid: &str) -> Result<Vec<Row>> {

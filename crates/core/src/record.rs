@@ -94,6 +94,9 @@ pub struct Member {
     /// The subvolume's UUID: the only proof that this is the one meant. Nil only for a
     /// top level made by a mkfs.btrfs older than 4.16.
     pub uuid: String,
+    /// What is known of the moment when it was cloned late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
     /// The UUID of the subvolume that takes its place, while `be activate` is at work on it
     /// or was cut off: it is one or the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +115,7 @@ impl Member {
             mount: mount.to_owned(),
             policy,
             uuid,
+            late: None,
             replacement: None,
             base: None,
             extra: Map::new(),
@@ -143,6 +147,18 @@ pub fn place(mount: &str) -> PathBuf {
         }
     }
     Path::new("vol").join(name)
+}
+
+/// When a subvolume was cloned late, and from what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// UUID of the subvolume that it was cloned from.
+    pub of: String,
+    /// The transaction of the clone: what is newer in the original was written since.
+    pub since: u64,
+    /// The transaction that last wrote the clone when it was done: what is newer in it was
+    /// written by somebody who uses it.
+    pub written: u64,
 }
 
 /// The common ancestor of an environment and its origin.

@@ -93,6 +93,9 @@ pub enum Refusal {
     Next {
         name: EnvName,
     },
+    Chosen {
+        name: EnvName,
+    },
     GrubHome {
         name: EnvName,
         path: String,
@@ -241,6 +244,7 @@ impl Refusal {
             NoSpace { .. } => "make room: be prune, or be list and be destroy NAME".into(),
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
             Next { .. } => "activate another environment first: be activate NAME".into(),
+            Chosen { .. } => "grub-editenv - unset next_entry takes the choice back".into(),
             GrubHome { .. } => "keep it: GRUB reads them at every boot".into(),
             NotMade { name } => {
                 format!("if you are sure: btrfs subvolume delete, then rm -r @be/{name}")
@@ -306,7 +310,7 @@ impl fmt::Display for Refusal {
             Unsupported { what, why } => write!(f, "{what} is not supported yet: {why}"),
             Split { path } => write!(
                 f,
-                "{} is shared by all environments: installed packages and the database that \
+                "{} has to be cloned with the root: installed packages and the database that \
                  describes them would be separated",
                 path.display()
             ),
@@ -329,7 +333,7 @@ impl fmt::Display for Refusal {
             ReadOnly => write!(f, "the filesystem is mounted read-only"),
             Swapfile { path } => write!(
                 f,
-                "the swapfile {} is active inside the root subvolume, which cannot be cloned then",
+                "the swapfile {} is active inside a subvolume that is to be cloned, which cannot be done then",
                 path.display()
             ),
             Busy { what } => write!(f, "{what}"),
@@ -341,6 +345,7 @@ impl fmt::Display for Refusal {
             ),
             Running { name } => write!(f, "{name} is the running environment"),
             Next { name } => write!(f, "{name} is the environment that boots next"),
+            Chosen { name } => write!(f, "grub-reboot chose {name} for the next boot"),
             GrubHome { name, path } => {
                 write!(f, "GRUB's own files lie in {name}, at /{path}")
             }
@@ -351,11 +356,7 @@ impl fmt::Display for Refusal {
             InUse { name, by } => write!(f, "{name} is in use: {by}"),
             Nested { name, paths } => {
                 let list: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
-                write!(
-                    f,
-                    "{name} holds subvolumes that be did not make: {}",
-                    list.join(", ")
-                )
+                write!(f, "{name} holds what be did not make: {}", list.join(", "))
             }
             NotReady { name, state } => write!(f, "{name} is {state}"),
             NothingToContinue { name, state } => {

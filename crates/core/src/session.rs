@@ -1,6 +1,7 @@
 //! One run of `be`: the system it manages, held open.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
@@ -10,8 +11,9 @@ use crate::bootfs::{self, BootDir};
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::layout::{self, Layout};
-use crate::model::{Environment, Inventory, Subvolume, volumes};
-use crate::name::{Named, SnapName};
+use crate::menu;
+use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
+use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::parallel;
 use crate::plan::Use;
@@ -71,8 +73,37 @@ impl Session {
     }
 
     /// Every mount of the filesystem in any mount namespace.
+    ///
+    /// A process that makes a namespace of its own holds, for a moment, all that its parent
+    /// sees; what another namespace holds is therefore looked at twice.
     pub fn uses(&self, inv: &Inventory) -> Result<Vec<Use>> {
-        observe::uses(&inv.fs.number)
+        const MOMENT: Duration = Duration::from_millis(50);
+        let running = &inv.system.root.path;
+        let passing =
+            |u: &Use| !u.here && u.subvolume.starts_with(STORE) && u.subvolume != *running;
+        let mut uses = observe::uses(&inv.fs.number)?;
+        if uses.iter().any(passing) {
+            std::thread::sleep(MOMENT);
+            let again = observe::uses(&inv.fs.number)?;
+            uses.retain(|u| !passing(u) || again.contains(u));
+            // What came meanwhile counts.
+            uses.extend(again.into_iter().filter(|u| !passing(u)));
+        }
+        Ok(uses)
+    }
+
+    /// What lies in the directory of an environment and is not `be`'s.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn strangers(&self, name: &EnvName) -> Result<Vec<PathBuf>> {
+        const OURS: [&str; 6] = ["be.json", "root", "vol", "base", "snap", "log"];
+        let list = self.store.dir.list(Paths::environment(name))?.into_iter();
+        let names = list.map(|(name, _)| PathBuf::from(name));
+        let temporary = |name: &Path| name.to_string_lossy().starts_with(".be-");
+        Ok(names
+            .filter(|name| !OURS.iter().any(|o| name == Path::new(o)) && !temporary(name))
+            .collect())
     }
 
     /// Find out whether an environment would boot.
@@ -96,12 +127,19 @@ impl Session {
             Ok(boot) => boot,
             Err(e) => return Ok(broken(e)),
         };
-        Ok(boot::examine(
-            &root,
-            boot.as_ref(),
-            &ground(inv, subvolume, Fstab::Final),
-            &self.config,
-        ))
+        let ground = ground(inv, subvolume, env.volumes_in_store(), Fstab::Final);
+        let mut found = boot::examine(&root, boot.as_ref(), &ground, &self.config);
+        for member in env.missing() {
+            found
+                .problems
+                .push(format!("the subvolume for {} is gone", member.mount));
+        }
+        if let Some(kernel) = found.kernels.first()
+            && let Err(why) = menu::entry(env, kernel)
+        {
+            found.problems.push(why);
+        }
+        Ok(found)
     }
 
     /// The /boot of an environment, if that is not in its root.
@@ -134,21 +172,6 @@ impl Session {
         Whole::open(&self.store, &home.join("root"), volumes.collect())
     }
 
-    /// As [`Session::whole`], of a snapshot.
-    ///
-    /// # Errors
-    /// [`Refusal::UnknownSnapshot`], [`Refusal::SnapshotGone`].
-    pub fn whole_snapshot(&self, env: &Environment, name: &SnapName) -> Result<Whole> {
-        let (taken, found) = env.snapshot(name)?;
-        let gone = || Refusal::SnapshotGone {
-            name: Named::snapshot(env.name(), name),
-        };
-        let root = found.root().ok_or_else(gone)?;
-        let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
-        let others = volumes(mounts.zip(&found.subvolumes));
-        Whole::open(&self.store, &root.path, others)
-    }
-
     /// As [`Session::whole`], the system as it was when the environment was cloned.
     ///
     /// # Errors
@@ -176,9 +199,15 @@ impl Session {
         };
         let (name, found) = match origin.and_then(|n| Some((n, n.snapshot.as_ref()?))) {
             Some((name, snapshot)) => {
-                let whole = self.whole_snapshot(env, snapshot)?;
+                let (taken, found) = env.snapshot(snapshot)?;
+                let gone = || Refusal::SnapshotGone { name: name.clone() };
+                let root = &found.root().ok_or_else(gone)?.path;
+                let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
+                let volumes = volumes(mounts.zip(&found.subvolumes));
+                let root = Whole::open(&self.store, root, volumes)?;
+                // A clone of it gets the kernels that are there now.
                 let boot = self.boot_of(env)?;
-                let found = self.examine_copy(inv, env, &whole, boot.as_ref())?;
+                let found = self.examine_at(inv, env, &root, boot.as_ref())?;
                 (name.clone(), found)
             }
             None => (env.name().clone().into(), self.examine(inv, env)?),
@@ -197,23 +226,13 @@ impl Session {
         inv: &Inventory,
         env: &Environment,
         base: &Root,
-    ) -> Result<Examination> {
-        self.examine_copy(inv, env, base, None)
-    }
-
-    /// The same of any copy; its kernels may be in a /boot of its own.
-    fn examine_copy(
-        &self,
-        inv: &Inventory,
-        env: &Environment,
-        copy: &Root,
         boot: Option<&BootDir>,
     ) -> Result<Examination> {
         let subvolume = env.root.as_ref().context("a clone has a root")?;
         Ok(boot::examine(
-            copy,
+            base,
             boot,
-            &ground(inv, subvolume, Fstab::ToBeRewritten),
+            &ground(inv, subvolume, Vec::new(), Fstab::ToBeRewritten),
             &self.config,
         ))
     }
@@ -310,13 +329,19 @@ impl Session {
     }
 }
 
-fn ground(inv: &Inventory, subvolume: &Subvolume, fstab: Fstab) -> Ground {
+fn ground(
+    inv: &Inventory,
+    subvolume: &Subvolume,
+    volumes: Vec<(PathBuf, PathBuf)>,
+    fstab: Fstab,
+) -> Ground {
     Ground {
         fs_uuid: inv.fs.uuid.clone(),
         partuuid: inv.fs.partuuid.clone(),
         subvol: subvolume.option(),
         subvolid: subvolume.id,
         is_default: subvolume.id == inv.fs.default_subvolume,
+        volumes,
         fstab,
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::model::{Environment, Inventory};
+use crate::plan::{Plan, Step};
 use crate::record::Policy;
 use crate::session::Session;
 
@@ -35,6 +36,21 @@ impl LeftBehind {
             .collect()
     }
 
+    /// Without what this plan is about to clone once more.
+    #[must_use]
+    pub fn after(mut self, plan: &Plan) -> Self {
+        for step in &plan.steps {
+            if let Step::CloneLate { sources, .. } = step {
+                let below = |path: &PathBuf| {
+                    let mounts = sources.iter().map(|s| s.mount.trim_matches('/'));
+                    mounts.into_iter().any(|mount| path.starts_with(mount))
+                };
+                self.paths.retain(|path| !below(path));
+            }
+        }
+        self
+    }
+
     /// For a person; empty if nothing stays behind.
     pub fn sentences(&self) -> Vec<String> {
         if self.unrelated {
@@ -46,12 +62,17 @@ impl LeftBehind {
         if self.paths.is_empty() {
             return Vec::new();
         }
-        let counts: Vec<_> = self
+        let mut counts: Vec<_> = self
             .counts()
             .into_iter()
             .filter(|(_, n)| *n > 0)
             .map(|(dir, n)| format!("{n} below {dir}"))
             .collect();
+        let elsewhere = |p: &&PathBuf| !WATCHED.iter().any(|dir| p.starts_with(dir));
+        match self.paths.iter().filter(elsewhere).count() {
+            0 => {}
+            n => counts.push(format!("{n} in what is cloned late")),
+        }
         let mut sentences = vec![format!(
             "changed in {} since {} was cloned, and not in it: {}",
             self.running,
@@ -101,21 +122,33 @@ pub fn left_behind_at_last_commit(
     if running.name() == env.name() {
         return Ok(left);
     }
-    let here = |mount: &str| {
-        let mut members = running.record.subvolumes.iter().zip(&running.subvolumes);
-        members.find(|(m, _)| m.mount == mount)?.1.as_ref()
+    // Not by its record: an adopted system may have got others since.
+    let here = |mount: &str| match mount {
+        "/" => running.root.as_ref(),
+        _ => {
+            let part = inv.system.layout.part_at(Path::new(mount))?;
+            Some(&part.subvolume)
+        }
     };
     let tree = session.store.top.tree()?;
     let mut changed = Vec::new();
     for member in &env.record.subvolumes {
         let base = member.base.as_ref().zip(here(&member.mount));
+        let mount = Path::new(member.mount.trim_matches('/'));
+        if let Some((late, now)) = member.late.as_ref().zip(here(&member.mount)) {
+            // All of it counts: its owner wants it as new as possible.
+            if late.of == now.uuid {
+                let top = &session.store.top;
+                let found = top.committed_changes(now.id, late.since, None, &[])?;
+                changed.extend(found.into_iter().map(|file| below_mount(file, mount)));
+            }
+            continue;
+        }
         let Some((base, now)) = base.filter(|(base, now)| base.of == now.uuid) else {
-            // What is cloned late has no base.
             left.unrelated |= member.policy != Policy::Late;
             continue;
         };
         let base_node = base.uuid.parse().ok().and_then(|uuid| tree.by_uuid(uuid));
-        let mount = Path::new(member.mount.trim_matches('/'));
         let under: Vec<_> = WATCHED.iter().filter_map(|dir| below(dir, mount)).collect();
         if under.is_empty() {
             continue;
@@ -126,10 +159,7 @@ pub fn left_behind_at_last_commit(
             base_node.map(|n| n.id),
             &under,
         )?;
-        changed.extend(found.into_iter().map(|mut file| {
-            file.path = mount.join(&file.path);
-            file
-        }));
+        changed.extend(found.into_iter().map(|file| below_mount(file, mount)));
     }
     changed.sort_by(|a, b| a.path.cmp(&b.path));
     // A directory above a changed file is only the way to it.
@@ -143,6 +173,12 @@ pub fn left_behind_at_last_commit(
         .map(|(_, c)| c.path.clone())
         .collect();
     Ok(left)
+}
+
+/// A changed file of the subvolume mounted at `mount`, by its path in the system.
+fn below_mount(mut file: be_btrfs::ChangedFile, mount: &Path) -> be_btrfs::ChangedFile {
+    file.path = mount.join(&file.path);
+    file
 }
 
 /// The part of a directory of the system that lies in the subvolume mounted at `mount`, as

@@ -184,10 +184,10 @@ fn debt(session: &Session, env: &Environment) -> Result<Debt> {
         // Through its mounts: news may lie on a filesystem of their own.
         return state::debt(&session.sysroot);
     }
-    let Some(subvolume) = &env.root else {
+    if env.root.is_none() {
         return Ok(Debt::default());
-    };
-    let root = session.store.root_of(&subvolume.path)?;
+    }
+    let root = session.whole(env)?;
     let fd = root.fd().as_raw_fd().to_string();
     state::debt(&Path::new("/proc/self/fd").join(fd))
 }

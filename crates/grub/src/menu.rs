@@ -54,6 +54,8 @@ pub struct Menu {
     pub default: Option<String>,
     /// The entries, in the order shown.
     pub entries: Vec<Entry>,
+    /// Names of environments that got no entry, because they would not boot.
+    pub left_out: Vec<String>,
     /// GRUB modules to load besides those for btrfs on a partition (`cryptodisk`, `lvm`, ...); usually empty.
     pub modules: Vec<String>,
 }
@@ -89,6 +91,9 @@ pub struct Header {
     pub default: Option<String>,
     /// Names of the environments that have an entry, in the order shown.
     pub environments: Vec<String>,
+    /// Names of those that were looked at and got none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// What a newer `be` wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
@@ -144,6 +149,7 @@ impl Menu {
             fs_uuid: self.fs_uuid.clone(),
             default: self.default.clone(),
             environments: self.entries.iter().map(|e| e.name.clone()).collect(),
+            left_out: self.left_out.clone(),
             unknown: serde_json::Map::new(),
         }
     }
@@ -258,6 +264,11 @@ impl Entry {
             unrestricted: self.unrestricted,
         })
     }
+}
+
+/// What GRUB sees of a menu file: all but the record that it starts with.
+pub fn body(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().skip_while(|line| line.starts_with(MARK))
 }
 
 /// Reads the record that a menu file starts with, and nothing else of it.

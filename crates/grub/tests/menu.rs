@@ -32,6 +32,7 @@ fn menu(entries: Vec<Entry>) -> Menu {
         fs_uuid: UUID.into(),
         default: None,
         entries,
+        left_out: Vec::new(),
         modules: Vec::new(),
     }
 }

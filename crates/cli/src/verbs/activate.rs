@@ -68,6 +68,7 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
             .note(&format!("what stays behind is not known: {e:#}"));
         LeftBehind::default()
     });
+    let stays = stays.after(&planned);
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown.notes(stays.sentences())),

@@ -1,10 +1,15 @@
 //! `be destroy`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use be_core::doctor;
 use be_core::host;
-use be_core::name::Named;
+use be_core::model::Inventory;
+use be_core::name::{EnvName, Named};
 use be_core::plan;
 use be_core::refusal::Refusal;
+use be_core::session::Session;
 use serde_json::json;
 
 use crate::complete;
@@ -30,18 +35,29 @@ pub struct Args {
     _snapshots: bool,
 }
 
+/// What lies in the directories of these environments and is not be's.
+fn strangers(session: &Session, names: &[Named]) -> Vec<(EnvName, Vec<PathBuf>)> {
+    let environments = names.iter().filter(|n| n.snapshot.is_none());
+    environments
+        .filter_map(|n| Some((n.env.clone(), session.strangers(&n.env).ok()?)))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect()
+}
+
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     if !host::sees_the_machine() {
         return Err(Refusal::Blind.into());
     }
-    let request = plan::Destroy {
+    let request = |ctx: &Context, inv: &Inventory| plan::Destroy {
         names: args.names.clone(),
         unmount: args.unmount,
+        chosen: doctor::chosen_by_grub_reboot(&ctx.session, inv),
+        strangers: strangers(&ctx.session, &args.names),
     };
     if !args.yes && !ctx.dry_run {
         // The rules first: no question about what will be refused anyway.
         let inv = ctx.session.observe()?;
-        plan::destroy(&inv, &ctx.session.uses(&inv)?, &request)?;
+        plan::destroy(&inv, &ctx.session.uses(&inv)?, &request(ctx, &inv))?;
         let names: Vec<_> = args.names.iter().map(Named::to_string).collect();
         if !ctx
             .reporter
@@ -53,7 +69,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     }
     let work = ctx.begin()?;
     let inv = &work.inv;
-    let planned = plan::destroy(inv, &ctx.session.uses(inv)?, &request)?;
+    let planned = plan::destroy(inv, &ctx.session.uses(inv)?, &request(ctx, inv))?;
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),

@@ -46,10 +46,13 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
         .unwrap_or_default();
     Ok(
         Outcome::new(json!({ "default": default, "entries": entries }))
-            .text(format!(
-                "{} entries; {default} boots by default\n",
-                entries.len()
-            ))
+            .text(match entries.iter().any(|name| name == default.as_str()) {
+                true => format!("{} entries; {default} boots by default\n", entries.len()),
+                false => format!(
+                    "{} entries; {default} has none, so grub.cfg says what boots\n",
+                    entries.len()
+                ),
+            })
             .notes(done.notes.clone()),
     )
 }

@@ -1,8 +1,10 @@
 //! `be rename`
 
 use anyhow::Result;
+use be_core::doctor;
 use be_core::name::EnvName;
 use be_core::plan;
+use be_core::refusal::Refusal;
 use serde_json::json;
 
 use crate::complete;
@@ -26,6 +28,10 @@ pub struct Args {
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let work = ctx.begin()?;
     let inv = &work.inv;
+    if doctor::chosen_by_grub_reboot(&ctx.session, inv).as_ref() == Some(&args.from) {
+        let name = args.from.clone();
+        return Err(Refusal::Chosen { name }.into());
+    }
     let request = plan::Rename {
         from: args.from.clone(),
         to: args.to.clone(),

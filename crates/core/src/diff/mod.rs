@@ -254,6 +254,7 @@ fn is_only_the_subvolume(change: &FileChange, a: &Side, b: &Side) -> bool {
             .filter(|e| own(e) || e.target == Path::new("/"))
             .map(|e| fstab::Change::Subvol {
                 target: e.target.clone(),
+                source: None,
                 subvol: "/".into(),
             })
             .collect();

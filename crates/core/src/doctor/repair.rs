@@ -78,6 +78,7 @@ fn fstab(root: &Root, subvol: &str) -> Result<()> {
     let old = Fstab::parse(&root.read_to_string(FSTAB, MAX_TEXT)?);
     let new = old.changed(&[Change::Subvol {
         target: "/".into(),
+        source: None,
         subvol: subvol.to_owned(),
     }]);
     let again = Fstab::parse(&new.to_text());

@@ -15,7 +15,7 @@ use crate::model::{Environment, Inventory, STORE, Subvolume};
 use crate::name::EnvName;
 use crate::observe::MAX_TEXT;
 use crate::plan::{CloneSpec, Step};
-use crate::record::{Base, Boot, Member, Policy, Record, place};
+use crate::record::{Base, Boot, Late, Member, Policy, Record, place};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::Paths;
@@ -161,66 +161,103 @@ fn late_clone(session: &Session, home: &Root, source: &Source) -> Result<(Member
     let from = open_source(session, source)?;
     let (info, clone) = snapshot(session, home, &place(&source.mount), &from, Mode::Writable)?;
     tidy(&clone, &from, source)?;
-    let member = Member::new(&source.mount, source.policy, info.uuid.to_string());
+    let mut member = Member::new(&source.mount, source.policy, info.uuid.to_string());
+    member.late = Some(Late {
+        of: source.uuid.clone(),
+        since: info.otransid,
+        written: be_btrfs::subvolume_info(&clone)?.ctransid,
+    });
     Ok((member, clone))
 }
 
 /// Clone once more what is cloned late: a new one is made under `.work`, the record names
-/// it beside the old one, and one exchange puts it in its place.
+/// it beside the old one, and one exchange puts it in its place. What somebody wrote in the
+/// meantime is kept, which is said in a sentence each.
 pub(super) fn clone_late(
     session: &Session,
     number: &str,
     name: &EnvName,
     sources: &[Source],
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for source in sources {
+        if let Some(note) = clone_one_late(session, number, name, source)? {
+            notes.push(note);
+        }
+    }
+    Ok(notes)
+}
+
+fn clone_one_late(
+    session: &Session,
+    number: &str,
+    name: &EnvName,
+    source: &Source,
+) -> Result<Option<String>> {
     let store = &session.store;
     let home = Paths::environment(name);
     let work = Path::new(Paths::NEW).join(name.as_str());
-    for source in sources {
-        let place = place(&source.mount);
-        let (old, new) = (home.join(&place), work.join(&place));
-        if let Some(by) = in_use(number, &old)? {
-            let name = name.clone().into();
-            return Err(Refusal::InUse { name, by }.into());
+    let place = place(&source.mount);
+    let (old, new) = (home.join(&place), work.join(&place));
+    let used = |at: &Path| -> Result<()> {
+        match in_use(number, at)? {
+            Some(by) => {
+                let name = name.clone().into();
+                Err(Refusal::InUse { name, by }.into())
+            }
+            None => Ok(()),
         }
-        store.dir.mkdir_all(&work, 0o700)?;
-        let work_dir = store.dir.sub(&work)?;
-        let mut known = vec![source.uuid.clone()];
-        if store.dir.exists(&old)? {
-            let info = be_btrfs::subvolume_info(&store.dir.sub(&old)?)?;
-            known.extend(info.parent_uuid.map(|uuid| uuid.to_string()));
+    };
+    used(&old)?;
+    let mut record = store
+        .record(name.as_str())
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("cannot read the record of {name}"))?;
+    let mut members = record.subvolumes.iter();
+    let Some(at) = members.position(|m| m.mount == source.mount) else {
+        bail!("{name} has no {}", source.mount);
+    };
+    let mut known = vec![source.uuid.clone()];
+    let is_there = store.dir.exists(&old)?;
+    if is_there {
+        let info = be_btrfs::subvolume_info(&store.dir.sub(&old)?)?;
+        let written = record.subvolumes[at].late.as_ref().map(|late| late.written);
+        if written.is_none_or(|written| info.ctransid > written) {
+            return Ok(Some(format!(
+                "{} of {name} was written since it was cloned, and is kept as it is",
+                source.mount
+            )));
         }
-        work_dir.set_attribute(SOURCES, known.join(",").as_bytes())?;
-        let (member, _) = late_clone(session, &work_dir, source)?;
-        let mut record = store
-            .record(name.as_str())
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("cannot read the record of {name}"))?;
-        let mut members = record.subvolumes.iter_mut();
-        let Some(at) = members.find(|m| m.mount == source.mount) else {
-            bail!("{name} has no {}", source.mount);
-        };
-        at.replacement = Some(member.uuid.clone());
-        store.write_record(&home, &record)?;
-        match store.dir.exists(&old)? {
-            true => store.dir.exchange(&new, &old)?,
-            false => store.dir.rename_noreplace(&new, &old)?,
-        }
-        // The record must not be newer on the disk than what it tells of.
-        store.top.sync()?;
-        for at in record
-            .subvolumes
-            .iter_mut()
-            .filter(|m| m.mount == source.mount)
-        {
-            at.uuid.clone_from(&member.uuid);
-            at.replacement = None;
-        }
+        known.extend(info.parent_uuid.map(|uuid| uuid.to_string()));
+    }
+    store.dir.mkdir_all(&work, 0o700)?;
+    let work_dir = store.dir.sub(&work)?;
+    work_dir.set_attribute(SOURCES, known.join(",").as_bytes())?;
+    let (member, _) = late_clone(session, &work_dir, source)?;
+    record.subvolumes[at].replacement = Some(member.uuid.clone());
+    store.write_record(&home, &record)?;
+    match is_there {
+        true => store.dir.exchange(&new, &old)?,
+        false => store.dir.rename_noreplace(&new, &old)?,
+    }
+    // A mount follows the exchange: who mounted it meanwhile is seen here.
+    if let Err(e) = used(&new) {
+        store.dir.exchange(&new, &old)?;
+        record.subvolumes[at].replacement = None;
         store.write_record(&home, &record)?;
         discard_new(session, name.as_str())?;
+        return Err(e);
     }
-    Ok(())
+    // The record must not be newer on the disk than what it tells of.
+    store.top.sync()?;
+    record.subvolumes[at] = member;
+    store.write_record(&home, &record)?;
+    discard_new(session, name.as_str())?;
+    Ok(None)
 }
+
+/// With how many other environments a clone's copy of /boot is compared.
+const RELATIVES: usize = 8;
 
 /// Give the clone the kernels of a /boot that is not in the root of its origin.
 fn copy_boot(session: &Session, boot: &Boot, clone: &Root) -> Result<()> {
@@ -230,6 +267,7 @@ fn copy_boot(session: &Session, boot: &Boot, clone: &Root) -> Result<()> {
     names.sort_by(|a, b| b.cmp(a));
     let others: Vec<Root> = names
         .iter()
+        .take(RELATIVES)
         .filter_map(|name| {
             let root = Path::new(STORE).join(name).join("root");
             session.store.root_of(&root).ok()
@@ -292,10 +330,14 @@ fn check_fstab(old: &Fstab, new: &Fstab, changes: &[Change]) -> Result<()> {
     let (mut more, mut less) = (0, 0);
     for change in changes {
         match change {
-            Change::Subvol { target, subvol } => {
+            Change::Subvol {
+                target,
+                source,
+                subvol,
+            } => {
                 let wrong = again
                     .entries()
-                    .filter(|e| e.target == *target && e.is_btrfs())
+                    .filter(|e| e.is_at(target, source.as_deref()))
                     .any(|e| {
                         e.subvol() != Some(subvol.trim_matches('/')) || e.subvolid().is_some()
                     });

@@ -135,7 +135,9 @@ impl Work<'_> {
                 Ok(())
             }
             Step::CloneLate { name, sources } => {
-                clone::clone_late(session, &self.number, name, sources)
+                let notes = clone::clone_late(session, &self.number, name, sources)?;
+                self.done.notes.extend(notes);
+                Ok(())
             }
             Step::SetPolicy {
                 subvolume,

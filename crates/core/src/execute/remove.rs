@@ -24,6 +24,11 @@ pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Resu
     dir.mkdir_all(Paths::GONE, 0o700)?;
     let gone = Path::new(Paths::GONE).join(removal.name.as_str());
     let home = Paths::environment(&removal.name);
+    let paths = session.strangers(&removal.name)?;
+    if !paths.is_empty() {
+        let name = removal.name.clone();
+        return Err(Refusal::Nested { name, paths }.into());
+    }
     dir.rename_noreplace(&home, &gone)?;
     // Whoever mounts it from now on finds no environment; whoever did so while the plan was
     // made is seen here, because a mount follows the rename.

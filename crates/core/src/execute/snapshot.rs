@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use be_btrfs::{Mode, Root, Uuid};
 
 use super::clone::placeholder;
-use super::remove::{delete, discard_new, in_use};
+use super::remove::{SOURCES, delete, discard_new, in_use};
 use crate::fstab::Fstab;
 use crate::name::{EnvName, Named};
 use crate::observe::MAX_TEXT;
@@ -35,6 +35,11 @@ fn make(session: &Session, spec: &SnapshotSpec, name: &str) -> Result<()> {
     let store = &session.store;
     let work = Path::new(Paths::NEW).join(name);
     store.dir.mkdir_all(&work, 0o700)?;
+    let uuids: Vec<_> = spec.members.iter().map(|m| m.uuid.as_str()).collect();
+    store
+        .dir
+        .sub(&work)?
+        .set_attribute(SOURCES, uuids.join(",").as_bytes())?;
     let mut snapshot = spec.snapshot.clone();
     for member in &spec.members {
         let from = store.root_of(&member.from)?;

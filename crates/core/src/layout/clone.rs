@@ -60,6 +60,7 @@ pub fn changes(layout: &Layout, name: &EnvName, fs_uuid: &str) -> Vec<Change> {
     let subvol = |mount: &str| format!("/{STORE}/{name}/{}", place(mount).display());
     let mut changes = vec![Change::Subvol {
         target: "/".into(),
+        source: None,
         subvol: subvol("/"),
     }];
     let options = added_options(layout);
@@ -72,6 +73,7 @@ pub fn changes(layout: &Layout, name: &EnvName, fs_uuid: &str) -> Vec<Change> {
         match (own, part.listed) {
             (true, true) => changes.push(Change::Subvol {
                 target: part.mount.clone(),
+                source: part.source.clone(),
                 subvol: from,
             }),
             (false, true) => {}

@@ -30,6 +30,8 @@ pub struct Layout {
     pub parts: Vec<Part>,
     /// Its /boot, if that is not in the root subvolume.
     pub boot: Option<Boot>,
+    /// Why its fstab cannot be read, if it is there.
+    pub damage: Option<String>,
 }
 
 /// A /boot that is not in the root subvolume.
@@ -76,6 +78,7 @@ const VIRTUAL: [&str; 16] = [
 /// [`Refusal::Unsupported`] and [`Refusal::Split`] with the reason for the first thing that
 /// would be half done.
 pub fn supported(system: &System) -> Result<(), Refusal> {
+    readable(&system.layout)?;
     if let Some(why) = system
         .layout
         .boot
@@ -89,7 +92,8 @@ pub fn supported(system: &System) -> Result<(), Refusal> {
         if target == Path::new("/boot") && system.layout.boot.is_none() {
             return Err(Refusal::Unsupported {
                 what: "this /boot".into(),
-                why: "the filesystem that fstab names for it cannot be found".into(),
+                why: "the filesystem that fstab names for it cannot be found, or is another btrfs"
+                    .into(),
             });
         }
         let part = system.layout.part_at(&target);
@@ -107,6 +111,20 @@ pub fn supported(system: &System) -> Result<(), Refusal> {
         });
     }
     Ok(())
+}
+
+/// The rule for what is to be cloned: its fstab says what it consists of.
+///
+/// # Errors
+/// [`Refusal::Unsupported`].
+pub(crate) fn readable(layout: &Layout) -> Result<(), Refusal> {
+    match &layout.damage {
+        Some(why) => Err(Refusal::Unsupported {
+            what: "an /etc/fstab that cannot be read".into(),
+            why: why.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Everything below the root that is not in the root subvolume: mounted, to be mounted by
@@ -276,6 +294,7 @@ mod tests {
             },
             within: PathBuf::new(),
             listed: true,
+            source: None,
             policy,
             chosen: false,
             nested: Vec::new(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use be_btrfs::{Node, TOP_LEVEL_ID, Tree};
 
-use super::policy::{STORES, default_policy};
+use super::policy::{STORES, default_policy, holds_packages};
 use crate::fstab::{Entry, Fstab};
 use crate::model::{STORE, Subvolume};
 use crate::record::Policy;
@@ -24,6 +24,8 @@ pub struct Part {
     pub within: PathBuf,
     /// The fstab mounts it; otherwise it is seen because it lies there.
     pub listed: bool,
+    /// The first field of that line.
+    pub source: Option<String>,
     /// What happens to it when an environment is created.
     pub policy: Policy,
     /// Its owner chose that.
@@ -46,6 +48,8 @@ pub(crate) struct Names {
     /// Its devices, as the kernel and as links name them.
     pub(crate) devices: Vec<PathBuf>,
     pub(crate) default_subvolume: u64,
+    /// Gives the UUID of what a label, a partition or a link stands for.
+    pub(crate) resolve: Option<fn(&str) -> Option<String>>,
 }
 
 impl Names {
@@ -59,6 +63,14 @@ impl Names {
         uuid.is_some_and(|u| u.eq_ignore_ascii_case(&self.uuid))
             || Some(entry.source.as_str()) == like
             || self.devices.iter().any(|d| d == Path::new(&entry.source))
+            || uuid.is_none() && self.resolves_to_it(&entry.source)
+    }
+}
+
+impl Names {
+    fn resolves_to_it(&self, source: &str) -> bool {
+        let uuid = self.resolve.and_then(|resolve| resolve(source));
+        uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(&self.uuid))
     }
 }
 
@@ -93,6 +105,7 @@ pub(crate) fn find(
         let within = entry.option(SUBDIR).unwrap_or_default();
         let mut part = search.part(&entry.target, node);
         part.listed = true;
+        part.source = Some(entry.source.clone());
         part.within = PathBuf::from(within.trim_matches('/'));
         if !part.within.as_os_str().is_empty() || node.id == root.id || node.id == TOP_LEVEL_ID {
             // A view of something that is not a part by itself.
@@ -127,6 +140,10 @@ impl Search<'_> {
     fn part(&self, mount: &Path, node: &Node) -> Part {
         let chosen = (self.chosen)(node);
         let mut policy = chosen.unwrap_or_else(|| default_policy(mount));
+        if policy == Policy::Late && holds_packages(mount) {
+            // An upgrade would be undone by it.
+            policy = Policy::Cloned;
+        }
         if policy == Policy::Shared && is_volume(&node.path) {
             // It goes with its environment.
             policy = Policy::Cloned;
@@ -136,6 +153,7 @@ impl Search<'_> {
             subvolume: subvolume(node),
             within: PathBuf::new(),
             listed: false,
+            source: None,
             policy,
             chosen: chosen.is_some(),
             nested: self.outermost(node),
@@ -181,7 +199,10 @@ impl Search<'_> {
                     ..self.part(store, node)
                 },
                 None => {
-                    let Some(inner) = self.tree.by_path(node.path.join(path)) else {
+                    let inner = self.tree.by_path(node.path.join(path));
+                    // Somebody's read-only snapshots are no part of the system.
+                    let Some(inner) = inner.filter(|n| !n.read_only || n.parent_uuid.is_none())
+                    else {
                         continue;
                     };
                     self.part(&place, inner)
@@ -268,6 +289,7 @@ mod tests {
             uuid: "F-F".into(),
             devices: vec!["/dev/sda2".into()],
             default_subvolume: 5,
+            resolve: None,
         };
         let choice = |n: &Node| chosen.iter().find(|(id, _)| *id == n.id).map(|(_, p)| *p);
         let root = tree.by_id(root).unwrap();
@@ -277,6 +299,7 @@ mod tests {
             nested,
             parts,
             boot: None,
+            damage: None,
         }
     }
 

@@ -54,6 +54,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
             state: root_state.as_str(),
         });
     }
+    layout::readable(&request.layout)?;
     if is_running {
         layout::supported(&inv.system)?;
         if let Some(path) = inv.system.swapfiles.first() {

@@ -29,6 +29,10 @@ pub struct Destroy {
     pub names: Vec<Named>,
     /// Unmount what is mounted in this namespace first.
     pub unmount: bool,
+    /// What grub-reboot chose.
+    pub chosen: Option<EnvName>,
+    /// Files in the directories of these environments that `be` did not make.
+    pub strangers: Vec<(EnvName, Vec<PathBuf>)>,
 }
 
 /// Plan the removal of all of them, or of none.
@@ -49,6 +53,14 @@ pub fn destroy(inv: &Inventory, uses: &[Use], request: &Destroy) -> Result<Plan,
         let found = inv.get(env)?;
         let (removal, targets) = match snapshot {
             None => {
+                let mut strangers = request.strangers.iter();
+                if let Some((name, paths)) = strangers.find(|(name, _)| name == env) {
+                    let (name, paths) = (name.clone(), paths.clone());
+                    return Err(Refusal::Nested { name, paths });
+                }
+                if request.chosen.as_ref() == Some(env) {
+                    return Err(Refusal::Chosen { name: env.clone() });
+                }
                 let (removal, targets) = one(inv, uses, found, request.unmount)?;
                 names.push(env.clone());
                 (Step::Remove(removal), targets)
@@ -213,6 +225,8 @@ mod tests {
         Destroy {
             names: names.iter().map(|n| n.parse().unwrap()).collect(),
             unmount: false,
+            chosen: None,
+            strangers: Vec::new(),
         }
     }
 

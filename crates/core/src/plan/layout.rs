@@ -23,7 +23,7 @@ pub fn set_policy(inv: &Inventory, path: &Path, policy: Policy) -> Result<Plan, 
             split: false,
         });
     }
-    if policy == Policy::Shared && holds_packages(path) {
+    if policy != Policy::Cloned && holds_packages(path) {
         return Err(Refusal::Split {
             path: path.to_owned(),
         });
@@ -88,6 +88,7 @@ mod tests {
             },
             within: within.into(),
             listed: true,
+            source: None,
             policy: Policy::Shared,
             chosen: false,
             nested: Vec::new(),

@@ -59,6 +59,8 @@ pub fn prune(inv: &Inventory, uses: &[Use], names: &[EnvName]) -> Result<Plan, R
     let request = Destroy {
         names: names.iter().cloned().map(Named::from).collect(),
         unmount: false,
+        chosen: None,
+        strangers: Vec::new(),
     };
     destroy(inv, uses, &request)
 }

@@ -11,6 +11,7 @@ use super::report::{Report, later};
 use super::{Outcome, Request, Work};
 use crate::execute::execute;
 use crate::log;
+use crate::name::EnvName;
 use crate::plan::{self, Plan, Proofs, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
@@ -41,19 +42,25 @@ impl Work<'_> {
             true => self.record.name.clone(),
             false => plan::default(&inv, &self.record.name),
         };
-        let mut plan = Plan::default();
-        plan.steps.push(Step::Update(Box::new(self.record.clone())));
-        if activate {
-            plan.steps.extend(plan::clone_late(&inv, env));
-        }
-        plan.steps.push(Step::WriteMenu {
+        let menu = |default: EnvName| Step::WriteMenu {
             default,
             without: Vec::new(),
             proofs: Proofs::Kept,
-        });
+        };
+        let mut plan = Plan::default();
+        plan.steps.push(Step::Update(Box::new(self.record.clone())));
+        if let Some(late) = plan::clone_late(&inv, env).filter(|_| activate) {
+            // If that fails, the environment has its entry all the same.
+            plan.steps
+                .push(menu(plan::default(&inv, &self.record.name)));
+            plan.steps.push(late);
+        }
+        plan.steps.push(menu(default));
         let mut notes = match activate {
-            true => left_behind(self.session, &inv, env)
-                .map_or_else(|e| vec![format!("{e:#}")], |left| left.sentences()),
+            true => left_behind(self.session, &inv, env).map_or_else(
+                |e| vec![format!("{e:#}")],
+                |left| left.after(&plan).sentences(),
+            ),
             false => Vec::new(),
         };
         let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());

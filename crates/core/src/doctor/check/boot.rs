@@ -1,5 +1,7 @@
 //! Checks of what boots an environment: its fstab, its files, its entry in the menu.
 
+use be_grub::menu::body;
+
 use super::{Problem, REPAIR, Repair, Severity, problem};
 use crate::doctor::{EnvFacts, Observation};
 use crate::fstab::Entry;
@@ -133,7 +135,8 @@ pub(super) fn menu(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
     entries.0.sort();
     entries.1.sort();
     // An entry too many or too few is told by itself.
-    if text == &wanted.text || entries.0 != entries.1 || inv.menu.default.is_none() {
+    let same = body(text).eq(body(&wanted.text));
+    if same || entries.0 != entries.1 || inv.menu.default.is_none() {
         return Vec::new();
     }
     wrong(

@@ -441,6 +441,7 @@ fn the_system() {
             subvolume: inv.system.root.clone(),
             within: PathBuf::new(),
             listed: false,
+            source: None,
             policy: Policy::Shared,
             chosen: false,
             nested: Vec::new(),
