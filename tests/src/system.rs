@@ -449,12 +449,30 @@ pub fn mount_all(device: &Path, root: &Path) -> Result<()> {
         let [_, target, "btrfs", options, ..] = fields[..] else {
             continue;
         };
-        if target != "/" {
-            let target = root.join(target.trim_start_matches('/'));
-            run(cmd("mount", ["-t", "btrfs", "-o", options])
-                .arg(device)
-                .arg(target))?;
+        if target == "/" {
+            continue;
         }
+        let target = root.join(target.trim_start_matches('/'));
+        let (own, others): (Vec<_>, Vec<_>) = options
+            .split(',')
+            .partition(|o| o.starts_with("X-mount.subdir="));
+        let mount = |target: &Path| {
+            run(cmd("mount", ["-t", "btrfs", "-o", &others.join(",")])
+                .arg(device)
+                .arg(target))
+        };
+        let Some(inside) = own.first().and_then(|o| o.split_once('=')) else {
+            mount(&target)?;
+            continue;
+        };
+        // mount(8) before 2.39 mounts nothing here where mounts are private.
+        let whole = tempfile::tempdir()?;
+        mount(whole.path())?;
+        let bound = run(cmd("mount", ["--bind"])
+            .arg(whole.path().join(inside.1))
+            .arg(target));
+        run(&mut cmd("umount", [whole.path()]))?;
+        bound?;
     }
     Ok(())
 }

@@ -72,7 +72,9 @@ fn packages_in_subvolumes_of_their_own_are_cloned() -> Result<()> {
     system.make_subvolume("@var/lib/machines/guest")?;
     for name in ["aa", "bb"] {
         fs::create_dir_all(system.path("/var/lib/docker/btrfs/subvolumes"))?;
-        system.make_subvolume(&format!("@var/lib/docker/btrfs/subvolumes/{name}"))?;
+        let path = format!("lib/docker/btrfs/subvolumes/{name}");
+        system.make_subvolume(&format!("@var/{path}"))?;
+        system.write(&format!("/var/{path}/layer"), name)?;
     }
     let before = system.subvolume_paths()?;
 
@@ -152,13 +154,11 @@ fn packages_in_subvolumes_of_their_own_are_cloned() -> Result<()> {
     for (path, text) in [("opt/tool", "2\n"), ("home/mail", "mine\n")] {
         assert_eq!(fs::read_to_string(root.path().join(path))?, text, "{path}");
     }
-    for path in [
-        "var/db/pkg/app-misc/old-1",
-        "var/lib/machines/guest",
-        "var/lib/docker/btrfs/subvolumes/bb",
-    ] {
+    for path in ["var/db/pkg/app-misc/old-1", "var/lib/machines/guest"] {
         ensure!(root.path().join(path).is_dir(), "{path}");
     }
+    let layer = "var/lib/docker/btrfs/subvolumes/bb/layer";
+    assert_eq!(fs::read_to_string(root.path().join(layer))?, "bb");
     // And a clone of that one is complete, too.
     be.run(&["create", "third"]).done();
     let third = be.run(&["exec", "third", "--", "cat", "/opt/tool"]).done();

@@ -81,7 +81,22 @@ struct Kernels<'a> {
     apart: Option<&'a BootDir>,
 }
 
-impl Kernels<'_> {
+impl<'a> Kernels<'a> {
+    fn of(root: &'a Root, apart: Option<&'a BootDir>) -> Self {
+        match apart {
+            Some(boot) => Self {
+                root: &boot.root,
+                dir: Path::new(""),
+                apart,
+            },
+            None => Self {
+                root,
+                dir: Path::new("boot"),
+                apart,
+            },
+        }
+    }
+
     /// A path in the directory, for the entry.
     fn named(&self, file: &str) -> PathBuf {
         match self.apart {
@@ -98,18 +113,7 @@ pub fn examine(
     ground: &Ground,
     config: &Config,
 ) -> Examination {
-    let kernels = match apart {
-        Some(boot) => Kernels {
-            root: &boot.root,
-            dir: Path::new(""),
-            apart,
-        },
-        None => Kernels {
-            root,
-            dir: Path::new("boot"),
-            apart,
-        },
-    };
+    let kernels = Kernels::of(root, apart);
     let mut found = Examination::default();
     let user = match user_arguments(root, config) {
         Ok((user, warning)) => {
@@ -176,13 +180,10 @@ fn boot_files(kernels: &Kernels<'_>) -> Vec<BootFiles> {
     pair(&names)
 }
 
-/// The kernels in the /boot of a root, newest first, by their file names.
-pub(crate) fn boot_files_in(root: &Root) -> Vec<BootFiles> {
-    boot_files(&Kernels {
-        root,
-        dir: Path::new("boot"),
-        apart: None,
-    })
+/// The kernels in the /boot of a root, or in one of its own, newest first, by their file
+/// names.
+pub(crate) fn boot_files_in(root: &Root, apart: Option<&BootDir>) -> Vec<BootFiles> {
+    boot_files(&Kernels::of(root, apart))
 }
 
 /// The version of the newest kernel in a directory by its file name, not proven to boot.

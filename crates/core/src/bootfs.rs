@@ -82,6 +82,13 @@ pub fn open(store: &Store, boot: &Boot, writable: bool) -> Result<BootDir> {
     Ok(dir(Root::from_fd(fd)?, Some(mount)))
 }
 
+/// A mount of a /boot on another filesystem, to be attached somewhere and written to.
+pub(crate) fn mount(boot: &Boot) -> Result<OwnedFd> {
+    let device = find_device(&format!("UUID={}", boot.uuid))?;
+    detached(&boot.fstype, &device, true)
+        .with_context(|| format!("cannot mount /boot from {}", device.display()))
+}
+
 /// The device that a first field of fstab stands for (blkid(8)).
 pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
     if source.starts_with('/') {

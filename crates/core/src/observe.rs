@@ -111,6 +111,13 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let fs = filesystem(store, device)?;
     let mut system = observe_system(&root_dir, root, (&rows, &fs.number), sysroot);
     system.layout = layout_of(store, &fs, &tree, root, Some(&system.mounts))?;
+    // What lies below a directory that fstab would mount something on is not what GRUB reads.
+    let hidden = |home: &String| {
+        let home = Path::new("/").join(home);
+        let mut entries = system.layout.fstab.entries().map(|e| &e.target);
+        entries.any(|t| t != Path::new("/") && home.starts_with(t))
+    };
+    system.grub_home = system.grub_home.filter(|home| !hidden(home));
     let own = system.layout.parts.iter().filter(|p| p.is_own());
     let cloned: Vec<u64> = own.map(|p| p.subvolume.id).chain([root.id]).collect();
     system.swapfiles = swapfiles_in(&cloned, sysroot);
@@ -264,15 +271,7 @@ fn layout_of(
         )),
         None => separate_boot(&fstab, mounts.unwrap_or_default()),
     };
-    let devices = &names.devices;
-    let boot = place.map(|place| layout::Boot {
-        unreadable_root: match place.subvolume {
-            Some(_) => None,
-            None => devices.iter().find_map(|device| bootfs::unreadable(device)),
-        },
-        place,
-        size: 0,
-    });
+    let boot = place.map(|place| boot_at(&names.devices, place));
     Ok(Layout {
         fstab,
         nested,
@@ -280,6 +279,17 @@ fn layout_of(
         boot,
         damage,
     })
+}
+
+fn boot_at(devices: &[PathBuf], place: record::Boot) -> layout::Boot {
+    layout::Boot {
+        unreadable_root: match place.subvolume {
+            Some(_) => None,
+            None => devices.iter().find_map(|device| bootfs::unreadable(device)),
+        },
+        place,
+        size: 0,
+    }
 }
 
 /// What the owner of a subvolume chose for it.
@@ -332,6 +342,12 @@ pub fn layout(store: &Store, inv: &Inventory, env: &Environment) -> Result<Layou
             layout_of(store, &inv.fs, &tree, node, None)?
         }
     };
+    if layout.boot.is_none() {
+        // One that is mounted by other means than fstab, and not now.
+        let recorded = env.record.boot.clone();
+        let devices = store.top.devices()?;
+        layout.boot = recorded.map(|place| boot_at(&devices, place));
+    }
     if let Some(boot) = &mut layout.boot {
         boot.size = bootfs::size(&bootfs::open(store, &boot.place, false)?.root)?;
     }

@@ -123,9 +123,7 @@ impl Session {
             Ok(root) => root,
             Err(e) => return Ok(broken(e)),
         };
-        let boot = env.record.boot.as_ref();
-        let boot = boot.map(|place| bootfs::open(&self.store, place, false));
-        let boot = match boot.transpose() {
+        let boot = match self.boot_of(env) {
             Ok(boot) => boot,
             Err(e) => return Ok(broken(e)),
         };
@@ -143,6 +141,17 @@ impl Session {
             found.problems.push(why);
         }
         Ok(found)
+    }
+
+    /// The /boot of an environment, if that is not in its root.
+    ///
+    /// # Errors
+    /// When its filesystem is not there, or cannot be mounted.
+    pub fn boot_of(&self, env: &Environment) -> Result<Option<BootDir>> {
+        let place = env.record.boot.as_ref();
+        place
+            .map(|place| bootfs::open(&self.store, place, false))
+            .transpose()
     }
 
     /// All of an environment as one tree: its root, with its other subvolumes in their places.
@@ -198,9 +207,8 @@ impl Session {
                 let volumes = volumes(mounts.zip(&found.subvolumes));
                 let root = Whole::open(&self.store, root, volumes)?;
                 // A clone of it gets the kernels that are there now.
-                let boot = env.record.boot.as_ref();
-                let boot = boot.map(|place| bootfs::open(&self.store, place, false));
-                let found = self.examine_at(inv, env, &root, boot.transpose()?.as_ref())?;
+                let boot = self.boot_of(env)?;
+                let found = self.examine_at(inv, env, &root, boot.as_ref())?;
                 (name.clone(), found)
             }
             None => (env.name().clone().into(), self.examine(inv, env)?),
@@ -313,6 +321,16 @@ impl Session {
                     source: part.subvolume.path.clone(),
                     target: part.mount.clone(),
                 });
+            }
+        }
+        // A kernel that is installed there must not end up below the mount.
+        if let Some(boot) = &env.record.boot {
+            match &boot.subvolume {
+                Some(source) => job.volumes.push(Bind {
+                    source: source.clone(),
+                    target: "/boot".into(),
+                }),
+                None => job.boot = Some(boot.clone()),
             }
         }
         // Two mounts at one place are none of ours.

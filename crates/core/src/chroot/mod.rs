@@ -26,6 +26,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::record::Boot;
+
 pub use init::{enter, init, supervise};
 pub use wait::{Interrupted, take_terminal_back, wait};
 
@@ -47,6 +49,9 @@ pub struct Job {
     pub root: PathBuf,
     /// Its other subvolumes, by their paths from the top level, and where they are mounted.
     pub volumes: Vec<Bind>,
+    /// Its /boot, if that is on another filesystem.
+    #[serde(default)]
+    pub boot: Option<Boot>,
     /// What it shares with the running system.
     pub binds: Vec<Bind>,
     /// Text for the resolver, where the environment's own resolv.conf is a link into /run.
@@ -67,6 +72,7 @@ impl Job {
             device: device.to_owned(),
             root: root.to_owned(),
             volumes: Vec::new(),
+            boot: None,
             binds: Vec::new(),
             resolv_conf: None,
             argv,

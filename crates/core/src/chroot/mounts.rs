@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 
 use super::Job;
+use crate::bootfs;
 
 /// Where the tmpfs is attached until it becomes the root. It exists on every system, and
 /// nothing that is needed before the pivot lies below it.
@@ -50,6 +51,7 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
         .iter()
         .map(|volume| Ok((top.clone_mount(&volume.source)?, relative(&volume.target))))
         .collect::<Result<Vec<_>>>()?;
+    let boot = job.boot.as_ref().map(bootfs::mount).transpose()?;
     let binds = job
         .binds
         .iter()
@@ -63,6 +65,9 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     let env = Root::open(&env)?;
     for (tree, to) in &volumes {
         attach(tree, &target(&env, to)?)?;
+    }
+    if let Some(tree) = &boot {
+        attach(tree, &target(&env, "boot")?)?;
     }
 
     mount("proc", target(&env, "proc")?.path(), "proc", nosuid(), None)

@@ -5,11 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use be_btrfs::Root;
 use be_grub::kernel::{BootFiles, compare_versions};
 use serde::Serialize;
 
-use super::entry;
+use super::{Side, entry};
 use crate::boot;
 
 /// A kernel in /boot, not proven to boot.
@@ -43,8 +42,11 @@ impl KernelDiff {
     }
 
     /// Compare what lies in /boot. `parted` is as for [`super::walk::Walk::new`].
-    pub(super) fn read(a: &Root, b: &Root, parted: Option<i64>) -> Result<Self> {
-        let (before, after) = (boot::boot_files_in(a), boot::boot_files_in(b));
+    pub(super) fn read(a: &Side, b: &Side, parted: Option<i64>) -> Result<Self> {
+        let files = |side: &Side| boot::boot_files_in(&side.whole, side.boot.as_ref());
+        let (before, after) = (files(a), files(b));
+        // A /boot of its own has another history than the root.
+        let parted = parted.filter(|_| a.boot.is_none() && b.boot.is_none());
         let same = |a: &BootFiles, b: &BootFiles, dirs: &(OwnedFd, OwnedFd)| -> Result<bool> {
             if a.initrd != b.initrd {
                 return Ok(false);
@@ -86,8 +88,12 @@ impl KernelDiff {
     }
 }
 
-fn boot_dir(root: &Root) -> Result<Option<OwnedFd>> {
-    entry::open_dir(root.fd(), Path::new("boot")).context("cannot open /boot")
+fn boot_dir(side: &Side) -> Result<Option<OwnedFd>> {
+    let dir = match &side.boot {
+        Some(boot) => entry::open_dir(boot.root.fd(), Path::new(".")),
+        None => entry::open_dir(side.whole.fd(), Path::new("boot")),
+    };
+    dir.context("cannot open /boot")
 }
 
 fn same_file(

@@ -22,6 +22,7 @@ pub use self::kernels::{Kernel, KernelDiff};
 use self::lineage::{Ancestry, Parted};
 use self::walk::Walk;
 pub use self::walk::{Change, FileChange};
+use crate::bootfs::BootDir;
 use crate::fstab::{self, Entry, Fstab};
 use crate::layout;
 use crate::model::{Environment, Inventory, STORE, volumes};
@@ -50,6 +51,8 @@ pub struct Side {
     pub volumes: Vec<(PathBuf, Root)>,
     /// All of it as one tree.
     pub whole: Whole,
+    /// Its /boot, if that is not in the root.
+    pub boot: Option<BootDir>,
 }
 
 impl Side {
@@ -62,7 +65,8 @@ impl Side {
             name: env.name().clone(),
         })?;
         let label = env.name().to_string();
-        Self::open(&session.store, label, &subvolume.path, env.volumes())
+        let boot = session.boot_of(env)?;
+        Self::open(&session.store, label, &subvolume.path, env.volumes(), boot)
     }
 
     /// A snapshot of an environment.
@@ -76,7 +80,8 @@ impl Side {
         let root = found.root().ok_or(Refusal::SnapshotGone { name: named })?;
         let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
         let volumes = volumes(mounts.zip(&found.subvolumes));
-        Self::open(&session.store, label, &root.path, volumes)
+        let boot = session.boot_of(env)?;
+        Self::open(&session.store, label, &root.path, volumes, boot)
     }
 
     fn open(
@@ -84,9 +89,11 @@ impl Side {
         label: String,
         root: &Path,
         volumes: Vec<(PathBuf, PathBuf)>,
+        boot: Option<BootDir>,
     ) -> Result<Self> {
         Ok(Self {
             label,
+            boot,
             root: store.root_of(root)?,
             volumes: volumes
                 .iter()
@@ -183,7 +190,7 @@ pub fn compare(a: &Side, b: &Side, family: Option<&Family>, depth: Depth) -> Res
     let (packages, rest) = std::thread::scope(|scope| {
         let packages =
             scope.spawn(|| vdb::load_changed(&fd_path(&a.whole), &fd_path(&b.whole), time));
-        let rest = KernelDiff::read(&a.whole, &b.whole, time)
+        let rest = KernelDiff::read(a, b, time)
             .and_then(|kernels| Ok((kernels, configuration(a, b, time)?)));
         (packages.join(), rest)
     });

@@ -10,15 +10,15 @@ use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::session::Session;
 
-/// The directories of GRUB's own files, by distribution.
-const HOMES: [&str; 2] = ["boot/grub", "boot/grub2"];
+/// The directories of GRUB's own files in /boot, by distribution.
+const HOMES: [&str; 2] = ["grub", "grub2"];
 
-/// GRUB's files in the root of one environment.
+/// GRUB's files in the /boot of one environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrubFiles {
     /// Which one.
     pub name: EnvName,
-    /// Their directory, from the root.
+    /// Their directory, as seen from the root.
     pub home: String,
     /// When grub-install last wrote a core image there, in seconds since 1970.
     pub installed: Option<i64>,
@@ -28,29 +28,39 @@ pub struct GrubFiles {
 
 /// Look into every environment.
 pub(super) fn files(session: &Session, inv: &Inventory) -> Vec<GrubFiles> {
-    let look = |env: &Environment| {
-        let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
-        files_of(&root, env.name())
+    let look = |env: &Environment| match session.boot_of(env).ok()? {
+        Some(boot) => files_of(&boot.root, Path::new(""), env.name()),
+        None => {
+            let root = session.store.root_of(&env.root.as_ref()?.path).ok()?;
+            files_of(&root, Path::new("boot"), env.name())
+        }
     };
     inv.environments.iter().filter_map(look).collect()
 }
 
-fn files_of(root: &Root, name: &EnvName) -> Option<GrubFiles> {
-    let home = HOMES
+/// The environment whose /boot has GRUB's own files, by its record.
+pub(super) fn holder(inv: &Inventory) -> Option<&Environment> {
+    let mut all = inv.environments.iter();
+    all.find(|e| e.record.grub_home.is_some() || e.record.boot.is_some())
+}
+
+fn files_of(root: &Root, boot: &Path, name: &EnvName) -> Option<GrubFiles> {
+    let name_of = HOMES
         .into_iter()
-        .find(|h| root.is_dir(h).unwrap_or(false))?;
+        .find(|h| root.is_dir(boot.join(h)).unwrap_or(false))?;
+    let home = boot.join(name_of);
     let time = |path: &Path| root.lstat(path).ok().map(|m| m.mtime.0);
-    let platforms = root.list(home).unwrap_or_default();
+    let platforms = root.list(&home).unwrap_or_default();
     let cores = platforms
         .iter()
         .filter(|(_, kind)| kind.is_dir())
         .flat_map(|(name, _)| ["core.img", "core.efi"].map(|core| PathBuf::from(name).join(core)))
-        .filter_map(|core| time(&Path::new(home).join(core)));
+        .filter_map(|core| time(&home.join(core)));
     Some(GrubFiles {
         name: name.clone(),
-        home: home.to_owned(),
+        home: format!("boot/{name_of}"),
         installed: cores.max(),
-        configured: time(&Path::new(home).join("grub.cfg")),
+        configured: time(&home.join("grub.cfg")),
     })
 }
 
@@ -63,8 +73,7 @@ pub fn grub_installed_in(session: &Session, inv: &Inventory) -> Vec<EnvName> {
 /// The same of what was seen.
 pub(super) fn installed_later(inv: &Inventory, files: &[GrubFiles]) -> Vec<EnvName> {
     let of = |name: &EnvName| files.iter().find(|f| f.name == *name);
-    let holds = |env: &&Environment| env.record.grub_home.is_some();
-    let Some(holder) = inv.environments.iter().find(holds) else {
+    let Some(holder) = holder(inv) else {
         return Vec::new();
     };
     let known = of(holder.name()).and_then(|f| f.installed);

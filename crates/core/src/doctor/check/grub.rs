@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Problem, REPAIR, Repair, Severity, problem, running, some};
 use crate::doctor::Observation;
-use crate::doctor::grub::{GrubFiles, installed_later};
+use crate::doctor::grub::{GrubFiles, holder, installed_later};
 use crate::hook::{self, Script};
 use crate::model::{Environment, Inventory, Place};
 use crate::refusal::Refusal;
@@ -64,11 +64,6 @@ pub(super) fn scripts(_: &Inventory, seen: &Observation) -> Vec<Problem> {
         .collect()
 }
 
-fn holder(inv: &Inventory) -> Option<&Environment> {
-    let mut all = inv.environments.iter();
-    all.find(|e| e.record.grub_home.is_some())
-}
-
 /// Where GRUB's own files lie has to be known: they must never be destroyed.
 pub(super) fn grub_home(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
     let Some(env) = holder(inv) else {
@@ -95,7 +90,7 @@ pub(super) fn grub_home(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
     if seen.grub.is_empty() || env.root.is_none() {
         return Vec::new();
     }
-    let home = env.record.grub_home.clone().unwrap_or_default();
+    let home = env.record.grub_home.as_deref().unwrap_or("boot/grub");
     let there = |f: &&GrubFiles| f.name == *env.name() && f.configured.is_some();
     if seen.grub.iter().any(|f| there(&f)) {
         return Vec::new();

@@ -13,7 +13,7 @@ use crate::layout::{Part, Pending};
 use crate::menu::Written;
 use crate::model::{Inventory, Place, Subvolume};
 use crate::plan::fixture::{env, inventory, name};
-use crate::record::{Member, Policy, State};
+use crate::record::{Boot, Member, Policy, State};
 
 /// A system with nothing wrong: `default` was adopted and holds GRUB's files, `new` is a
 /// clone of it.
@@ -287,6 +287,33 @@ fn where_grubs_own_files_are() {
             .remedy
             .contains("grub-mkconfig -o /boot/grub/grub.cfg")
     );
+}
+
+#[test]
+fn grubs_own_files_are_in_a_boot_of_its_own() {
+    let apart = |inv: &mut Inventory| {
+        let record = &mut inv.environments[0].record;
+        record.grub_home = None;
+        record.boot = Some(Boot::new("b-b".into(), "ext4".into(), None));
+        inv.system.grub_home = None;
+    };
+    let (mut inv, mut seen) = clean();
+    apart(&mut inv);
+    seen.grub.truncate(1);
+    assert_eq!(check(&inv, &seen), []);
+    // In the one that runs, where it is of no use.
+    let problem = only(|inv, seen| {
+        apart(inv);
+        inv.system.grub_home = Some("boot/grub".into());
+        seen.grub[1].installed = None;
+        seen.grub[1].configured = Some(201);
+    });
+    is(&problem, "grub-configured-elsewhere", Severity::Note, false);
+    let problem = only(|inv, seen| {
+        apart(inv);
+        seen.grub[0].configured = None;
+    });
+    is(&problem, "grub-home-gone", Severity::Error, false);
 }
 
 #[test]
