@@ -577,9 +577,16 @@ fn subvolumes_beside_the_root_are_looked_after() -> Result<()> {
     // One that another environment mounts.
     drop(data);
     let (root, be) = system.mount_root_of("a")?;
-    be.run(&["layout", "set", "/srv/data", "shared"]).done();
-    be.run(&["create", "b"]).done();
+    let set = be.run(&["layout", "set", "/srv/data", "shared"]);
+    set.exits(REFUSED).says(&["belongs to this environment"]);
     drop(root);
+    system.be.run(&["create", "b"]).done();
+    let path = system.env("b", "etc/fstab");
+    let line = format!(
+        "UUID={} /srv/other btrfs subvol=/@be/a/vol/srv-data 0 0\n",
+        system.uuid()
+    );
+    fs::write(&path, fs::read_to_string(&path)? + &line)?;
     for args in [&["destroy", "-y", "a"][..], &["rename", "a", "c"]] {
         system.refuses(
             REFUSED,
@@ -591,7 +598,10 @@ fn subvolumes_beside_the_root_are_looked_after() -> Result<()> {
     system.be.run(&["rename", "a", "c"]).done();
     run(cmd("btrfs", ["--quiet", "subvolume", "delete"]).arg(system.top("@be/c/vol/srv-data")))?;
     // No entry in the menu leads there.
-    assert_eq!(problems(&system, "c")?, ["volume-missing", "entry-dead"]);
+    assert_eq!(
+        problems(&system, "c")?,
+        ["volume-missing", "entry-dead", "not-bootable"]
+    );
     let check = system.be.run(&["check", "c"]).exits(8);
     ensure!(
         check.stdout.contains("its subvolume for /srv/data is gone"),
