@@ -604,7 +604,7 @@ fn subvolumes_beside_the_root_are_looked_after() -> Result<()> {
     );
     let check = system.be.run(&["check", "c"]).exits(8);
     ensure!(
-        check.stdout.contains("its subvolume for /srv/data is gone"),
+        check.stdout.contains("the subvolume for /srv/data is gone"),
         "{}",
         check.stdout
     );
