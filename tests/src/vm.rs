@@ -142,3 +142,19 @@ pub fn root_of(name: &str) -> String {
 pub fn initramfs(release: &str) -> String {
     format!("boot/initramfs-{release}.img")
 }
+
+/// Runs a test in an emulated machine, and once more if the guest's kernel crashed by
+/// itself: the emulator, on a busy host, now and then hands it a register of somebody else.
+/// What fails in any other way has failed.
+///
+/// # Errors
+/// Those of the test.
+pub fn emulated(test: impl Fn() -> Result<()>) -> Result<()> {
+    match test() {
+        Err(error) if format!("{error:?}").contains(" Oops: ") => {
+            xtask::say(&format!("the guest's kernel crashed, once more: {error:#}"));
+            test()
+        }
+        done => done,
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use be_tests::Seeded;
-use be_tests::vm::{LONG, Machine, SHORT, root_of};
+use be_tests::vm::{LONG, Machine, SHORT, emulated, root_of};
 use serde_json::Value;
 use xtask::image::Layout;
 use xtask::vm::Firmware;
@@ -53,48 +53,51 @@ const MOMENTS: [(Told, u64); 10] = [
 #[test]
 #[ignore = "needs root and QEMU"]
 fn the_power_fails_during_an_upgrade() -> Result<()> {
-    let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
-        be.run(&["init"]).done();
-        Ok(())
-    })?;
-    let mut seeded = Seeded::new(20_261_120);
-    let mut ends = Vec::new();
-    let mut before = "default".to_owned();
-    machine.on()?;
-    machine.boots()?;
-    for (number, (told, most)) in MOMENTS.into_iter().enumerate() {
-        let (name, command) = upgrade(&mut machine, number, told)?;
-        let after = Duration::from_millis(seeded.below(most));
-        let context = || format!("{command}: cut {after:?} after {told:?}");
-        machine.vm().send(&format!("{command} 2>&1\n"))?;
-        if told != Told::Nothing {
-            let vm = machine.vm();
-            vm.expect(told.text(), LONG).with_context(context)?;
-        }
-        sleep(after);
-        machine.cut()?;
-
+    emulated(|| {
+        let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
+            be.run(&["init"]).done();
+            Ok(())
+        })?;
+        let mut seeded = Seeded::new(20_261_120);
+        let mut ends = Vec::new();
+        let mut before = "default".to_owned();
         machine.on()?;
-        let booted = machine.boots().with_context(context)?;
-        let state = state_of(&list(&mut machine)?, &name);
-        let now = whole(&mut machine, &booted.root).with_context(context)?;
-        ends.push(format!(
-            "{told:?} + {after:?}: {name} is {state}, {now} boots"
-        ));
-        xtask::say(&ends[number]);
-        let is_old = now == before && told != Told::Done;
-        let is_new = now == name && matches!(told, Told::Check | Told::Done) && state == "ready";
-        if !is_old && !is_new {
-            let log = machine.sh(&format!("be log {name}"))?;
-            bail!("{ends:#?}\n{log}");
+        machine.boots()?;
+        for (number, (told, most)) in MOMENTS.into_iter().enumerate() {
+            let (name, command) = upgrade(&mut machine, number, told)?;
+            let after = Duration::from_millis(seeded.below(most));
+            let context = || format!("{command}: cut {after:?} after {told:?}");
+            machine.vm().send(&format!("{command} 2>&1\n"))?;
+            if told != Told::Nothing {
+                let vm = machine.vm();
+                vm.expect(told.text(), LONG).with_context(context)?;
+            }
+            sleep(after);
+            machine.cut()?;
+
+            machine.on()?;
+            let booted = machine.boots().with_context(context)?;
+            let state = state_of(&list(&mut machine)?, &name);
+            let now = whole(&mut machine, &booted.root).with_context(context)?;
+            ends.push(format!(
+                "{told:?} + {after:?}: {name} is {state}, {now} boots"
+            ));
+            xtask::say(&ends[number]);
+            let is_old = now == before && told != Told::Done;
+            let is_new =
+                now == name && matches!(told, Told::Check | Told::Done) && state == "ready";
+            if !is_old && !is_new {
+                let log = machine.sh(&format!("be log {name}"))?;
+                bail!("{ends:#?}\n{log}");
+            }
+            if state == "ready" {
+                let hello = machine.sh(&format!("be exec {name} -- hello"))?;
+                ensure!(hello == "hello 2\n", "{ends:#?}: {hello}");
+            }
+            before = now;
         }
-        if state == "ready" {
-            let hello = machine.sh(&format!("be exec {name} -- hello"))?;
-            ensure!(hello == "hello 2\n", "{ends:#?}: {hello}");
-        }
-        before = now;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The command of the next upgrade: it goes on with one that was cut off, or
@@ -120,54 +123,56 @@ const ORDER: [&str; 3] = ["a", "b", "default"];
 #[test]
 #[ignore = "needs root and QEMU"]
 fn the_power_fails_while_the_menu_changes() -> Result<()> {
-    let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
-        be.run(&["init"]).done();
-        be.run(&["create", "a"]).done();
-        be.run(&["create", "b"]).done();
-        Ok(())
-    })?;
-    let mut seeded = Seeded::new(1_120);
-    let mut ends = Vec::new();
-    machine.on()?;
-    machine.boots()?;
-    for _ in 0..CUTS {
-        machine.vm().send(
-            "while :; do be activate a && echo did a; be create c && echo made; \
+    emulated(|| {
+        let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
+            be.run(&["init"]).done();
+            be.run(&["create", "a"]).done();
+            be.run(&["create", "b"]).done();
+            Ok(())
+        })?;
+        let mut seeded = Seeded::new(1_120);
+        let mut ends = Vec::new();
+        machine.on()?;
+        machine.boots()?;
+        for _ in 0..CUTS {
+            machine.vm().send(
+                "while :; do be activate a && echo did a; be create c && echo made; \
              be activate b && echo did b; be destroy -y c && echo gone; \
              be activate default && echo did default; done 2>&1\n",
-        )?;
-        machine.vm().expect("did a\n", SHORT)?;
-        let start = machine.vm().transcript().len();
-        let after = Duration::from_millis(seeded.below(4000));
-        sleep(after);
-        let told = machine.vm().transcript().split_off(start);
-        machine.cut()?;
+            )?;
+            machine.vm().expect("did a\n", SHORT)?;
+            let start = machine.vm().transcript().len();
+            let after = Duration::from_millis(seeded.below(4000));
+            sleep(after);
+            let told = machine.vm().transcript().split_off(start);
+            machine.cut()?;
 
-        // The line may be cut off as well.
-        let whole_lines = told
-            .split_inclusive('\n')
-            .filter_map(|l| l.strip_suffix('\n'));
-        let mut done = whole_lines.filter_map(|line| line.strip_prefix("did "));
-        let last = done.next_back().unwrap_or("a").to_owned();
-        let at_work = ORDER
-            .iter()
-            .position(|name| *name == last)
-            .map(|index| ORDER[(index + 1) % ORDER.len()])
-            .with_context(|| format!("{last} was not asked for"))?;
+            // The line may be cut off as well.
+            let whole_lines = told
+                .split_inclusive('\n')
+                .filter_map(|l| l.strip_suffix('\n'));
+            let mut done = whole_lines.filter_map(|line| line.strip_prefix("did "));
+            let last = done.next_back().unwrap_or("a").to_owned();
+            let at_work = ORDER
+                .iter()
+                .position(|name| *name == last)
+                .map(|index| ORDER[(index + 1) % ORDER.len()])
+                .with_context(|| format!("{last} was not asked for"))?;
 
-        machine.on()?;
-        let booted = machine.boots()?;
-        let state = state_of(&list(&mut machine)?, "c");
-        let now = whole(&mut machine, &booted.root)?;
-        ends.push(format!("{last} + {after:?}: c is {state}, {now} boots"));
-        xtask::say(ends.last().context("nothing")?);
-        ensure!(now == last || now == at_work, "{ends:#?}");
-        if state_of(&list(&mut machine)?, "c") != "gone" {
-            machine.sh(if now == "c" { "be activate a" } else { "true" })?;
-            machine.sh("be destroy -y c")?;
+            machine.on()?;
+            let booted = machine.boots()?;
+            let state = state_of(&list(&mut machine)?, "c");
+            let now = whole(&mut machine, &booted.root)?;
+            ends.push(format!("{last} + {after:?}: c is {state}, {now} boots"));
+            xtask::say(ends.last().context("nothing")?);
+            ensure!(now == last || now == at_work, "{ends:#?}");
+            if state_of(&list(&mut machine)?, "c") != "gone" {
+                machine.sh(if now == "c" { "be activate a" } else { "true" })?;
+                machine.sh("be destroy -y c")?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn list(machine: &mut Machine) -> Result<Vec<Value>> {

@@ -1,20 +1,20 @@
 //! The switch, seen from outside: the entries, and which root and kernel they boot.
 
 use anyhow::{Context, Result, ensure};
-use be_tests::vm::{LONG, Machine, root_of};
+use be_tests::vm::{LONG, Machine, emulated, root_of};
 use xtask::image::{Layout, Tree};
 use xtask::vm::{Booted, Firmware};
 
 #[test]
 #[ignore = "needs root and QEMU"]
 fn bios_the_root_in_a_subvolume() -> Result<()> {
-    each_boots_its_own(Layout::AtSubvol, Firmware::Bios)
+    emulated(|| each_boots_its_own(Layout::AtSubvol, Firmware::Bios))
 }
 
 #[test]
 #[ignore = "needs root and QEMU"]
 fn uefi_the_root_is_the_top_level() -> Result<()> {
-    each_boots_its_own(Layout::TopLevel, Firmware::Uefi)
+    emulated(|| each_boots_its_own(Layout::TopLevel, Firmware::Uefi))
 }
 
 /// Both environments with what has to boot when they are chosen.
@@ -133,31 +133,33 @@ impl Both {
 #[test]
 #[ignore = "needs root and QEMU"]
 fn an_upgrade_in_the_machine_itself() -> Result<()> {
-    let mut machine = Machine::new(Layout::FedoraRoot, Firmware::Bios, |_, _| Ok(()))?;
-    machine.on()?;
-    assert_eq!(machine.boots()?.root, "/root");
-    machine.sh("be init")?;
-    let start = std::time::Instant::now();
-    let told = machine
-        .vm()
-        .check("be upgrade new -- app-misc/hello", LONG)?;
-    xtask::say(&format!("upgrade in the machine: {:.0?}", start.elapsed()));
-    ensure!(told.contains("new boots next"), "{told}");
-    ensure!(machine.sh("hello")? == "hello 1\n");
+    emulated(|| {
+        let mut machine = Machine::new(Layout::FedoraRoot, Firmware::Bios, |_, _| Ok(()))?;
+        machine.on()?;
+        assert_eq!(machine.boots()?.root, "/root");
+        machine.sh("be init")?;
+        let start = std::time::Instant::now();
+        let told = machine
+            .vm()
+            .check("be upgrade new -- app-misc/hello", LONG)?;
+        xtask::say(&format!("upgrade in the machine: {:.0?}", start.elapsed()));
+        ensure!(told.contains("new boots next"), "{told}");
+        ensure!(machine.sh("hello")? == "hello 1\n");
 
-    machine.vm().reboot()?;
-    assert_eq!(machine.boots()?.root, root_of("new"));
-    ensure!(machine.sh("hello")? == "hello 2\n");
-    // The other subvolume of this layout belongs to both.
-    machine.sh("mountpoint -q /home")?;
-    let status = machine.json("status")?;
-    ensure!(
-        status["running"] == "new" && status["next"] == "new",
-        "{status}"
-    );
-    machine.cut()?;
-    let top = machine.mount("")?;
-    ensure!(top.path("/root/usr/bin/hello").is_file());
-    ensure!(!top.path("/@be/.work/new/new").exists());
-    Ok(())
+        machine.vm().reboot()?;
+        assert_eq!(machine.boots()?.root, root_of("new"));
+        ensure!(machine.sh("hello")? == "hello 2\n");
+        // The other subvolume of this layout belongs to both.
+        machine.sh("mountpoint -q /home")?;
+        let status = machine.json("status")?;
+        ensure!(
+            status["running"] == "new" && status["next"] == "new",
+            "{status}"
+        );
+        machine.cut()?;
+        let top = machine.mount("")?;
+        ensure!(top.path("/root/usr/bin/hello").is_file());
+        ensure!(!top.path("/@be/.work/new/new").exists());
+        Ok(())
+    })
 }

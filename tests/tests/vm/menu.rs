@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use be_tests::vm::{Machine, SHORT, initramfs, root_of};
+use be_tests::vm::{Machine, SHORT, emulated, initramfs, root_of};
 use xtask::image::{Layout, Tree};
 use xtask::run::{cmd, run};
 use xtask::vm::Firmware;
@@ -25,13 +25,13 @@ const BACK: Duration = Duration::from_secs(40);
 #[test]
 #[ignore = "needs root and QEMU"]
 fn bios_what_cannot_boot_comes_back_to_the_menu() -> Result<()> {
-    comes_back(Firmware::Bios)
+    emulated(|| comes_back(Firmware::Bios))
 }
 
 #[test]
 #[ignore = "needs root and QEMU"]
 fn uefi_what_cannot_boot_comes_back_to_the_menu() -> Result<()> {
-    comes_back(Firmware::Uefi)
+    emulated(|| comes_back(Firmware::Uefi))
 }
 
 fn comes_back(firmware: Firmware) -> Result<()> {
@@ -187,48 +187,50 @@ fn readme() -> Result<Vec<String>> {
 #[test]
 #[ignore = "needs root and QEMU"]
 fn by_hand_and_by_id() -> Result<()> {
-    let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
-        be.run(&["init"]).done();
-        be.run(&["create", "other"]).done();
-        Ok(())
-    })?;
-    let release = machine.disk.lab.old_kernel.release.clone();
-    let uuid = machine.disk.uuid().to_owned();
-    machine.on()?;
-    let vm = machine.vm();
-    vm.grub_prompt(SHORT)?;
-    let commands = readme()?;
-    let (last, commands) = commands.split_last().context("README has no commands")?;
-    for command in commands {
-        let typed = command
-            .replace("UUID-OF-THE-BTRFS", &uuid)
-            .replace("NAME", "other")
-            .replace("VERSION", &release);
-        vm.send(&format!("{typed}\r"))?;
-        let answer = vm.expect("grub> ", SHORT)?;
-        ensure!(!answer.contains("error"), "{typed}: {answer}");
-        match typed.split('/').next_back() {
-            Some("@be") => ensure!(answer.contains("other/"), "{typed}: {answer}"),
-            Some("boot") => ensure!(answer.contains(&release), "{typed}: {answer}"),
-            _ => {}
+    emulated(|| {
+        let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
+            be.run(&["init"]).done();
+            be.run(&["create", "other"]).done();
+            Ok(())
+        })?;
+        let release = machine.disk.lab.old_kernel.release.clone();
+        let uuid = machine.disk.uuid().to_owned();
+        machine.on()?;
+        let vm = machine.vm();
+        vm.grub_prompt(SHORT)?;
+        let commands = readme()?;
+        let (last, commands) = commands.split_last().context("README has no commands")?;
+        for command in commands {
+            let typed = command
+                .replace("UUID-OF-THE-BTRFS", &uuid)
+                .replace("NAME", "other")
+                .replace("VERSION", &release);
+            vm.send(&format!("{typed}\r"))?;
+            let answer = vm.expect("grub> ", SHORT)?;
+            ensure!(!answer.contains("error"), "{typed}: {answer}");
+            match typed.split('/').next_back() {
+                Some("@be") => ensure!(answer.contains("other/"), "{typed}: {answer}"),
+                Some("boot") => ensure!(answer.contains(&release), "{typed}: {answer}"),
+                _ => {}
+            }
         }
-    }
-    ensure!(last == "boot", "README ends with {last}");
-    vm.send("boot\r")?;
-    assert_eq!(machine.boots()?.root, root_of("other"));
-    let status = machine.json("status")?;
-    ensure!(
-        status["running"] == "other" && status["next"] == "default",
-        "{status}"
-    );
+        ensure!(last == "boot", "README ends with {last}");
+        vm.send("boot\r")?;
+        assert_eq!(machine.boots()?.root, root_of("other"));
+        let status = machine.json("status")?;
+        ensure!(
+            status["running"] == "other" && status["next"] == "default",
+            "{status}"
+        );
 
-    machine.cut()?;
-    {
-        let root = machine.mount(Layout::AtSubvol.root())?;
-        let chroot = xtask::chroot::Chroot::new(root.root());
-        chroot.run(&["grub-reboot", "be-other"])?;
-    }
-    machine.on()?;
-    assert_eq!(machine.boots()?.root, root_of("other"));
-    Ok(())
+        machine.cut()?;
+        {
+            let root = machine.mount(Layout::AtSubvol.root())?;
+            let chroot = xtask::chroot::Chroot::new(root.root());
+            chroot.run(&["grub-reboot", "be-other"])?;
+        }
+        machine.on()?;
+        assert_eq!(machine.boots()?.root, root_of("other"));
+        Ok(())
+    })
 }
