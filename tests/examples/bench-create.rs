@@ -5,10 +5,10 @@
 //! `cargo run --release -p be-tests --example bench-create [RUNS]`, as root.
 #![expect(clippy::print_stdout, reason = "the result of a benchmark")]
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use be_tests::bench::{median, millis, timed};
 use be_tests::system::System;
 use xtask::image::Tree;
 use xtask::run::{cmd, run};
@@ -87,22 +87,4 @@ fn settle(system: &System) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn timed(commands: &mut [Command]) -> Result<Duration> {
-    let start = Instant::now();
-    for command in &mut *commands {
-        let output = command.output()?;
-        ensure!(output.status.success(), "{command:?}: {output:?}");
-    }
-    Ok(start.elapsed())
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use be_tests::Seeded;
+use be_tests::bench::{median, millis};
 use be_tests::system::System;
 use nix::sys::resource::{UsageWho, getrusage};
 use xtask::image::Tree;
@@ -289,13 +290,4 @@ fn cpu_of_children() -> Result<Duration> {
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     };
     Ok(duration(usage.user_time()) + duration(usage.system_time()))
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

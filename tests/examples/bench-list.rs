@@ -6,10 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use be_tests::bench::{median, millis, timed};
 use be_tests::system::System;
 use xtask::image::Tree;
 use xtask::run::{cmd, run};
@@ -33,9 +32,10 @@ fn main() -> Result<()> {
     // Interleaved, so that both see the same machine; the first round warms up.
     for round in 0..=RUNS {
         let mut list = cmd("btrfs", ["subvolume", "list"]);
+        list.arg(system.root());
         let times = (
-            timed(&mut system.be.command(&["list", "-H"]))?,
-            timed(list.arg(system.root()))?,
+            timed(&mut [system.be.command(&["list", "-H"])])?,
+            timed(&mut [list])?,
         );
         if round > 0 {
             be.push(times.0);
@@ -80,20 +80,4 @@ fn make(system: &System, count: usize) -> Result<()> {
         fs::write(system.top(&home).join("be.json"), text)?;
     }
     system.sync()
-}
-
-fn timed(command: &mut Command) -> Result<Duration> {
-    let start = Instant::now();
-    let output = command.output()?;
-    ensure!(output.status.success(), "{command:?}: {output:?}");
-    Ok(start.elapsed())
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

@@ -8,10 +8,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::Seeded;
+use be_tests::bench::{median, millis};
 use be_tests::system::System;
 use xtask::image::Tree;
 use xtask::run::{cmd, run};
@@ -118,13 +119,4 @@ fn install(random: &mut Seeded, root: &Path, package: u64) -> Result<()> {
         fs::rename(&new, &path)?;
     }
     Ok(())
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

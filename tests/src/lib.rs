@@ -2,10 +2,12 @@
 //! works on, and ways to look at both without its help.
 
 pub mod be;
+pub mod bench;
 pub mod disk;
 pub mod small;
 pub mod store;
 pub mod system;
+pub mod user;
 pub mod vm;
 
 /// Evenly spread numbers that are the same in every run (xorshift64).

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use be_tests::be::Outcome;
 use be_tests::system::{NOTHING, System};
+use be_tests::user::User;
 use xtask::image::Tree;
 use xtask::run::{cmd, run};
 
@@ -30,35 +30,6 @@ fn stays(system: &System, words: &[&str]) -> Result<()> {
     }
     assert!(system.env("x", "etc/fstab").exists());
     Ok(())
-}
-
-/// A process that uses something. Dropped, it is gone.
-struct User(Child);
-
-impl User {
-    /// In a mount namespace of its own.
-    fn elsewhere(script: &str) -> Result<Self> {
-        let child = Command::new("unshare")
-            .args(["--mount", "sh", "-c"])
-            .arg(format!("{script} && exec sleep 600"))
-            .stdin(Stdio::null())
-            .spawn()?;
-        let this = Self(child);
-        let start = Instant::now();
-        let comm = format!("/proc/{}/comm", this.0.id());
-        while fs::read_to_string(&comm)?.trim() != "sleep" {
-            ensure!(start.elapsed() < Duration::from_secs(10), "no sleep");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //! dry run says before what the run then does.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::be::Outcome;
 use be_tests::system::{NOTHING, System};
+use be_tests::user::User;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use xtask::image::Tree;
@@ -213,38 +214,15 @@ fn what_cannot_be_read_keeps_everything() -> Result<()> {
     Ok(())
 }
 
-/// A process with a mount of its own. Dropped, it is gone.
-struct User(Child);
-
-impl User {
-    fn of(system: &System, subvolume: &str) -> Result<Self> {
-        let target = system.dir().join("elsewhere");
-        fs::create_dir(&target)?;
-        let device = system.device().node().display();
-        let script = format!(
-            "mount -t btrfs -o subvol=/{subvolume} {device} {} && exec sleep 600",
-            target.display()
-        );
-        let child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", &script])
-            .stdin(Stdio::null())
-            .spawn()?;
-        let this = Self(child);
-        let start = Instant::now();
-        let comm = format!("/proc/{}/comm", this.0.id());
-        while fs::read_to_string(&comm)?.trim() != "sleep" {
-            ensure!(start.elapsed() < Duration::from_secs(10), "no sleep");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
+/// A process that has mounted this subvolume where nobody else sees it.
+fn mounted_elsewhere(system: &System, subvolume: &str) -> Result<User> {
+    let target = system.dir().join("elsewhere");
+    fs::create_dir(&target)?;
+    let device = system.device().node().display();
+    let target = target.display();
+    User::elsewhere(&format!(
+        "mount -t btrfs -o subvol=/{subvolume} {device} {target}"
+    ))
 }
 
 #[test]
@@ -255,7 +233,7 @@ fn what_is_mounted_anywhere_stays() -> Result<()> {
         system.be.run(&["create", name]).done();
     }
     rules(&system, "keep = 0\nmin_keep = 0\n")?;
-    let user = User::of(&system, "@be/a/base/root")?;
+    let user = mounted_elsewhere(&system, "@be/a/base/root")?;
     let dry = system.unchanged_by(0, &["-n", "--json", "prune"])?;
     let (fate, text) = why(&dry, "a");
     let process = format!("process {}", user.0.id());

@@ -194,10 +194,7 @@ impl Session {
     /// # Errors
     /// [`Refusal::NotBootable`].
     pub fn bootable(&self, inv: &Inventory, origin: Option<&Named>) -> Result<()> {
-        let env = match origin {
-            Some(name) => inv.get(&name.env)?,
-            None => inv.running()?,
-        };
+        let env = inv.origin(origin.map(|n| &n.env))?;
         let (name, found) = match origin.and_then(|n| Some((n, n.snapshot.as_ref()?))) {
             Some((name, snapshot)) => {
                 let (taken, found) = env.snapshot(snapshot)?;

@@ -224,6 +224,16 @@ impl Store {
             .collect())
     }
 
+    /// The record of an environment that is known to have one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn record_of(&self, name: &EnvName) -> Result<Record> {
+        self.record(name.as_str())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("cannot read the record of {name}"))
+    }
+
     /// Replace the record in `dir`; it is on disk on return.
     pub fn write_record(&self, dir: &Path, record: &Record) -> Result<()> {
         self.dir

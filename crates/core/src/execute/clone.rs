@@ -209,10 +209,7 @@ fn clone_one_late(
         }
     };
     used(&old)?;
-    let mut record = store
-        .record(name.as_str())
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("cannot read the record of {name}"))?;
+    let mut record = store.record_of(name)?;
     let mut members = record.subvolumes.iter();
     let Some(at) = members.position(|m| m.mount == source.mount) else {
         bail!("{name} has no {}", source.mount);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::fstab::Fstab;
 use crate::name::EnvName;
@@ -24,7 +24,7 @@ pub(super) fn announce(session: &Session, names: &Renaming) -> Result<()> {
     }
     // A record that says so lets menus be written with the new name: it must be there.
     store.top.commit()?;
-    let mut record = read(session, &names.from)?;
+    let mut record = session.store.record_of(&names.from)?;
     record.renaming = Some(names.to.clone());
     store.write_record(&Paths::environment(&names.from), &record)
 }
@@ -70,7 +70,7 @@ pub(super) fn exchange(session: &Session, names: &Renaming) -> Result<()> {
 /// The record gets the new name, and the old one goes.
 pub(super) fn end(session: &Session, names: &Renaming) -> Result<()> {
     let store = &session.store;
-    let mut record = read(session, &names.to)?;
+    let mut record = session.store.record_of(&names.to)?;
     record.renaming = None;
     store.write_record(&Paths::environment(&names.to), &record)?;
     remove_link(session, &names.from)
@@ -89,7 +89,7 @@ pub(super) fn undo(session: &Session, names: &Renaming) {
         if !old {
             bail!("the menu may have the new name");
         }
-        let mut record = read(session, &names.from)?;
+        let mut record = session.store.record_of(&names.from)?;
         if !record.adopted {
             write_fstab(session, &names.from, &names.from)?;
         }
@@ -111,11 +111,4 @@ pub(super) fn remove_link(session: &Session, name: &EnvName) -> Result<()> {
         Ok(_) => Ok(dir.remove_file(&path)?),
         Err(_) => Ok(()),
     }
-}
-
-fn read(session: &Session, name: &EnvName) -> Result<crate::record::Record> {
-    let record = session.store.record(name.as_str());
-    record
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("cannot read the record of {name}"))
 }

@@ -55,7 +55,7 @@ fn make(session: &Session, spec: &SnapshotSpec, name: &str) -> Result<()> {
         let member = SnapshotMember::new(&member.mount, made.to_string(), member.nested.clone());
         snapshot.subvolumes.push(member);
     }
-    let mut record = read(session, &spec.env)?;
+    let mut record = session.store.record_of(&spec.env)?;
     record.snapshots.push(snapshot.clone());
     store.write_record(&Paths::environment(&spec.env), &record)?;
     publish(session, &spec.env, &snapshot, &work)
@@ -140,7 +140,7 @@ pub(super) fn finish_gone(session: &Session, name: &Named) -> Result<()> {
         let made = snapshot.made();
         let ours = made.filter_map(|(path, uuid)| Some((path, uuid.parse().ok()?)));
         super::remove::delete_subvolumes(session, &gone, &ours.collect::<Vec<_>>())?;
-        let mut record = read(session, &name.env)?;
+        let mut record = session.store.record_of(&name.env)?;
         record.snapshots.retain(|s| s.name != snapshot.name);
         let home = Paths::environment(&name.env);
         store.write_record(&home, &record)?;
@@ -191,7 +191,7 @@ pub(super) fn restore(session: &Session, number: &str, spec: &RestoreSpec) -> Re
 fn restored(session: &Session, spec: &RestoreSpec, work: &Path) -> Result<Record> {
     let store = &session.store;
     let from = Paths::environment(&spec.env).join(spec.snapshot.place());
-    let mut record = read(session, &spec.env)?;
+    let mut record = session.store.record_of(&spec.env)?;
     record.state = spec.snapshot.state;
     if record
         .upgrade
@@ -271,11 +271,4 @@ pub(super) fn finish_exchange(session: &Session, name: &EnvName) -> Result<bool>
     delete(session, &work, &ours)?;
     store.top.sync()?;
     Ok(true)
-}
-
-fn read(session: &Session, name: &EnvName) -> Result<Record> {
-    let record = session.store.record(name.as_str());
-    record
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("cannot read the record of {name}"))
 }

@@ -15,7 +15,7 @@ use crate::layout::{ATTRIBUTE, MARK, Mark, written};
 use crate::name::EnvName;
 use crate::observe::MAX_TEXT;
 use crate::plan::SplitSpec;
-use crate::record::{Member, Record};
+use crate::record::Member;
 use crate::refusal::{NoSplit, Refusal};
 use crate::session::Session;
 use crate::store::Paths;
@@ -87,7 +87,7 @@ fn make(session: &Session, number: &str, spec: &SplitSpec, work: &Path) -> Resul
         .rename_noreplace(work.join("new"), &spec.to)
         .with_context(|| format!("cannot publish /{}", spec.to.display()))?;
     if let Some(owner) = &spec.owner {
-        let mut record = read(session, owner)?;
+        let mut record = session.store.record_of(owner)?;
         let mount = spec.mount.to_string_lossy();
         record.subvolumes.retain(|m| m.mount != mount);
         let member = Member::new(&mount, spec.policy, info.uuid.to_string());
@@ -161,7 +161,7 @@ fn exchange(
         let Some(owner) = &spec.owner else {
             return Ok(());
         };
-        let mut record = read(session, owner)?;
+        let mut record = session.store.record_of(owner)?;
         let mut members = record.subvolumes.iter_mut();
         if let Some(member) = members.find(|m| Path::new(&m.mount) == spec.mount) {
             member.uuid = uuid.unwrap_or_else(|| member.uuid.clone());
@@ -310,7 +310,7 @@ fn undo(session: &Session, number: &str, about: &About, known: &[Uuid]) -> Resul
         bail!("{by}");
     }
     if let Some(owner) = &about.owner {
-        let mut record = read(session, owner)?;
+        let mut record = session.store.record_of(owner)?;
         let own = |m: &Member| m.uuid.parse().is_ok_and(|uuid| known.contains(&uuid));
         let before = record.subvolumes.len();
         record
@@ -326,11 +326,4 @@ fn undo(session: &Session, number: &str, about: &About, known: &[Uuid]) -> Resul
         store.top.delete_subvolume(parent.fd(), name, uuid)?;
     }
     Ok(())
-}
-
-fn read(session: &Session, name: &EnvName) -> Result<Record> {
-    let record = session.store.record(name.as_str());
-    record
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("cannot read the record of {name}"))
 }
