@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -105,41 +106,52 @@ pub(crate) fn find_device(source: &str) -> Result<PathBuf> {
         .args(["-c", "/dev/null", "-l", "-o", "device", "-t", source])
         .output()
         .context("cannot start blkid")?;
-    if !output.status.success() {
-        // It knows only the devices that are under /dev by their own names.
-        let mounted = source.split_once('=');
-        let mounted = mounted.and_then(|(tag, value)| mounted_from(tag, value.trim_matches('"')));
-        return mounted.with_context(|| format!("there is no filesystem {source}"));
+    if output.status.success() {
+        return Ok(PathBuf::from(
+            String::from_utf8_lossy(&output.stdout).trim_end(),
+        ));
     }
-    Ok(PathBuf::from(
-        String::from_utf8_lossy(&output.stdout).trim_end(),
-    ))
+    // It looks only at what /proc/partitions lists, and misses now and then what another
+    // process attaches or detaches meanwhile.
+    let (tag, value) = source.split_once('=').unwrap_or_default();
+    device_with(tag, value.trim_matches('"'))
+        .with_context(|| format!("there is no filesystem {source}"))
 }
 
-/// The device of a mounted filesystem with this UUID or label.
-fn mounted_from(tag: &str, value: &str) -> Option<PathBuf> {
-    let mut devices: Vec<_> = read_mountinfo("self")
-        .ok()?
-        .into_iter()
-        .map(|row| PathBuf::from(row.source))
-        .filter(|source| source.starts_with("/dev"))
-        .collect();
+/// The device whose filesystem or partition has this tag: of those that are mounted, and of
+/// all that have a node directly below /dev or /dev/mapper.
+fn device_with(tag: &str, value: &str) -> Option<PathBuf> {
+    let mounted = read_mountinfo("self").unwrap_or_default().into_iter();
+    let mut devices: Vec<_> = mounted.map(|row| PathBuf::from(row.source)).collect();
+    for dir in ["/dev", "/dev/mapper"] {
+        let nodes = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        devices.extend(nodes.map(|node| node.path()));
+    }
+    devices.retain(|path| {
+        let kind = std::fs::metadata(path).map(|meta| meta.file_type());
+        path.starts_with("/dev") && kind.is_ok_and(|kind| kind.is_block_device())
+    });
     devices.sort();
     devices.dedup();
     let is_it = |device: &PathBuf| probe(device, tag).is_ok_and(|found| found == value);
     devices.into_iter().find(is_it)
 }
 
-/// What the filesystem on a device says of itself: its `UUID`, its `LABEL`.
-fn probe(device: &Path, tag: &str) -> Result<String> {
+/// What `blkid` finds on a device: its `UUID`, `LABEL`, `PARTUUID` or `PARTLABEL`.
+pub(crate) fn probe(device: &Path, tag: &str) -> Result<String> {
+    let field = match tag {
+        "PARTUUID" => "PART_ENTRY_UUID",
+        "PARTLABEL" => "PART_ENTRY_NAME",
+        other => other,
+    };
     let output = Command::new("blkid")
-        .args(["-p", "-o", "value", "-s", tag])
+        .args(["-p", "-o", "value", "-s", field])
         .arg(device)
         .output()
         .context("cannot start blkid")?;
-    let uuid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure!(!uuid.is_empty(), "{} has no {tag}", device.display());
-    Ok(uuid)
+    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(!found.is_empty(), "{} has no {tag}", device.display());
+    Ok(found)
 }
 
 /// The UUID of the filesystem that a first field of fstab stands for (blkid(8)).
