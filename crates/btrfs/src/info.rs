@@ -59,6 +59,16 @@ pub fn is_btrfs(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fstatfs(fd).on_fd("stat", fd)?.f_type as u64 == MAGIC)
 }
 
+/// Brings what the journal of an ext4 holds to its place on the disk, for a boot loader that
+/// replays no journal. Any directory of it will do, open for reading.
+///
+/// # Errors
+/// Where the filesystem or the kernel (before 5.14) does not know the call.
+pub fn checkpoint_journal(fd: impl AsFd) -> Result<()> {
+    let fd = fd.as_fd();
+    ioctl::ext4_checkpoint(fd).on_fd("flush the journal of", fd)
+}
+
 /// Whether it is the root directory of a subvolume: on btrfs, inode 256. Needs
 /// no privilege and takes `O_PATH`.
 pub fn is_subvolume_root(fd: impl AsFd) -> Result<bool> {

@@ -139,6 +139,7 @@ mod raw {
     nix::ioctl_read!(fs_info, MAGIC, 31, FsInfoArgs);
     nix::ioctl_read!(get_subvol_info, MAGIC, 60, SubvolInfoArgs);
     nix::ioctl_write_ptr!(snap_destroy_v2, MAGIC, 63, VolArgsV2);
+    nix::ioctl_write_ptr!(ext4_checkpoint, b'f', 43, u32);
 }
 
 /// A structure of the kernel that may be all zeroes.
@@ -165,6 +166,14 @@ fn until_nul(bytes: &[u8]) -> PathBuf {
 pub(crate) fn sync(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the ioctl takes no argument.
     unsafe { raw::sync(fd.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// `EXT4_IOC_CHECKPOINT` (Linux 5.14, Documentation/filesystems/ext4/journal.rst): writes
+/// what is in the journal to its place, where a reader finds it who replays no journal.
+pub(crate) fn ext4_checkpoint(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the kernel reads the flags, which live through the call.
+    unsafe { raw::ext4_checkpoint(fd.as_raw_fd(), &0) }?;
     Ok(())
 }
 

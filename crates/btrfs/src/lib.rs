@@ -33,7 +33,8 @@ pub use changed::ChangedFile;
 pub use error::{Error, Reason, Result};
 pub use exclusive::{Gone, Usage};
 pub use info::{
-    SubvolumeInfo, Within, is_btrfs, is_subvolume_root, subvolume_info, subvolume_of, uuid_of,
+    SubvolumeInfo, Within, checkpoint_journal, is_btrfs, is_subvolume_root, subvolume_info,
+    subvolume_of, uuid_of,
 };
 pub use rooted::{FileType, Root};
 pub use space::{BlockGroups, Device, Space};

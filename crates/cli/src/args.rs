@@ -65,6 +65,7 @@ pub enum Verb {
     Upgrade(verbs::upgrade::Args),
     Activate(verbs::activate::Args),
     Rollback(verbs::rollback::Args),
+    Confirm(verbs::confirm::Args),
     List(verbs::list::Args),
     Destroy(verbs::destroy::Args),
     Rename(verbs::rename::Args),

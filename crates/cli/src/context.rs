@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use anyhow::{Context as _, Result};
-use be_core::execute::{Done, confirm_running, execute, finish_rename, sweep};
+use be_core::execute::{Done, confirm_running, execute, finish_rename, note_failed, sweep};
 use be_core::menu::Written;
 use be_core::model::Inventory;
 use be_core::plan::{Plan, Proofs, Step, default};
@@ -90,6 +90,13 @@ impl<'a> Context<'a> {
                 self.reporter.note(&note);
             }
             inv = self.give_entries_back(inv, taken)?;
+            let (now, failed) = note_failed(&self.session, inv, self.now, taken)?;
+            inv = now;
+            if let Some(name) = failed {
+                self.reporter.note(&format!(
+                    "{name} did not come up: it is marked bad; be log {name} says more"
+                ));
+            }
         }
         Ok(Work { lock, inv })
     }

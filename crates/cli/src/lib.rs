@@ -68,6 +68,11 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
     if let Verb::Completions(args) = &cli.verb {
         return completions::run(args);
     }
+    if let Verb::Confirm(args) = &cli.verb
+        && confirm::has_nothing_to_do(args, &cli.global)
+    {
+        return Ok(Outcome::default());
+    }
     let mut ctx = Context::open(&cli.global, spelling, reporter)?;
     match &cli.verb {
         Verb::Init(args) => init::run(args, &mut ctx),
@@ -75,6 +80,7 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::Upgrade(args) => upgrade::run(args, &mut ctx),
         Verb::Activate(args) => activate::run(args, &mut ctx),
         Verb::Rollback(args) => rollback::run(args, &mut ctx),
+        Verb::Confirm(args) => confirm::run(args, &mut ctx),
         Verb::List(args) => list::run(args, &mut ctx),
         Verb::Destroy(args) => destroy::run(args, &mut ctx),
         Verb::Rename(args) => rename::run(args, &mut ctx),
@@ -105,6 +111,7 @@ impl Verb {
             Verb::Upgrade(_) => "upgrade",
             Verb::Activate(_) => "activate",
             Verb::Rollback(_) => "rollback",
+            Verb::Confirm(_) => "confirm",
             Verb::List(_) => "list",
             Verb::Destroy(_) => "destroy",
             Verb::Rename(_) => "rename",

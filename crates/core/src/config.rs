@@ -17,6 +17,60 @@ pub struct Config {
     pub menu: Menu,
     /// `[prune]`
     pub prune: Prune,
+    /// `[trial]`
+    pub trial: Trial,
+    /// `[health]`
+    pub health: Health,
+}
+
+/// The first boots of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trial {
+    /// Boot what was never booted on trial, where GRUB can count boots.
+    pub enabled: bool,
+    /// How many boots it gets to be confirmed in, 1 to 9.
+    #[serde(deserialize_with = "tries")]
+    pub tries: u8,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tries: 2,
+        }
+    }
+}
+
+fn tries<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let tries = u8::deserialize(from)?;
+    match (1..=be_grub::selection::MAX_TRIES).contains(&tries) {
+        true => Ok(tries),
+        false => Err(serde::de::Error::custom(format!(
+            "GRUB counts 1 to {} boots, not {tries}",
+            be_grub::selection::MAX_TRIES
+        ))),
+    }
+}
+
+/// What `be confirm --boot` looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// How long a check in /etc/be/health.d may take, in seconds.
+    pub check_seconds: u64,
+    /// How long the system may take to reach its default target or runlevel, in seconds.
+    pub boot_seconds: u64,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            check_seconds: 60,
+            boot_seconds: 300,
+        }
+    }
 }
 
 /// How `be upgrade` works.
@@ -117,6 +171,18 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn tries_are_what_grub_can_count() {
+        let tries = |text: &str| Config::parse(text).map(|c| c.trial.tries);
+        assert_eq!(tries("[trial]\ntries = 9\n"), Ok(9));
+        assert!(
+            tries("[trial]\ntries = 0\n")
+                .unwrap_err()
+                .contains("line 2")
+        );
+        assert!(tries("[trial]\ntries = 10\n").is_err());
     }
 
     #[test]

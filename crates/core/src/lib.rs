@@ -4,6 +4,7 @@
 //! immutable [`Inventory`](model::Inventory)), [`plan`] (a [`Refusal`](refusal::Refusal)
 //! or steps), [`execute`](execute::execute), report. Nothing here prints.
 
+pub mod block;
 pub mod boot;
 pub mod bootfs;
 pub mod chroot;
@@ -13,6 +14,7 @@ pub mod doctor;
 pub mod execute;
 pub mod fstab;
 pub mod glob;
+pub mod health;
 pub mod hook;
 pub mod host;
 pub mod layout;
@@ -40,6 +42,7 @@ pub mod upgrade;
 pub mod whole;
 
 pub use be_btrfs::Error as BtrfsError;
+pub use be_grub::selection;
 pub use be_portage as portage;
 
 /// The id of an environment's entry in GRUB's menu.

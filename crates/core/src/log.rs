@@ -19,9 +19,13 @@ pub fn path(name: &EnvName) -> PathBuf {
 
 /// Open the log of upgrades to append to it.
 pub(crate) fn append(store: &Store, name: &EnvName) -> Result<File> {
+    append_to(store, &path(name))
+}
+
+/// Open a log to append to it.
+pub(crate) fn append_to(store: &Store, path: &Path) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    let path = path(name);
-    let fd = rustix::fs::openat(store.top.fd(), &path, flags, Mode::RUSR | Mode::WUSR)
+    let fd = rustix::fs::openat(store.top.fd(), path, flags, Mode::RUSR | Mode::WUSR)
         .with_context(|| format!("cannot open /{}", path.display()))?;
     Ok(fd.into())
 }

@@ -6,8 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 use be_grub::menu::{Entry, Menu};
+use be_grub::selection::{Place, Selection};
 use be_grub::validate::Checker;
 
+use crate::block;
 use crate::boot::{Examination, Kernel};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
@@ -16,6 +18,10 @@ use crate::proven::Proven;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::Paths;
+
+/// What a kernel is told that boots once or on trial, unless its owner has told it already:
+/// to reboot 10 seconds after a panic.
+const COMES_BACK: &str = "panic=10";
 
 /// What was written, and what was left out.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +81,15 @@ pub(crate) struct Request<'a> {
     pub(crate) proofs: Proofs,
     /// One more environment.
     pub(crate) unborn: Option<Unborn<'a>>,
+    /// The environment that becomes the default again once the default has come up.
+    pub(crate) back: Option<&'a EnvName>,
+}
+
+/// Whether the environment block may be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Making {
+    Allowed,
+    No,
 }
 
 /// Render the menu, without checking or writing it.
@@ -87,8 +102,9 @@ pub fn render(session: &Session, inv: &Inventory, default: &EnvName) -> Result<W
         without: &[],
         proofs: Proofs::Anew,
         unborn: None,
+        back: None,
     };
-    render_with(session, inv, &request).map(|(written, _)| written)
+    render_with(session, inv, &request, Making::No).map(|(written, _)| written)
 }
 
 /// As [`render`]; gives what is proven now, too.
@@ -96,6 +112,7 @@ fn render_with(
     session: &Session,
     inv: &Inventory,
     request: &Request<'_>,
+    making: Making,
 ) -> Result<(Written, Proven)> {
     let before = match request.proofs {
         Proofs::Kept => Proven::read(&session.store),
@@ -137,6 +154,13 @@ fn render_with(
     let listed = written.entries.iter().any(|e| e == default);
     let was = inv.menu.default.as_deref() == Some(default);
     written.lost_default = (!listed && was).then(|| default.to_owned());
+    // A choice for one boot ends with the default that it was about.
+    let back = request.back.or(inv.menu.back.as_ref().filter(|_| was));
+    let back = back.filter(|_| listed).map(ToString::to_string);
+    let selection = match listed {
+        true => selection(session, inv, &entries, making),
+        false => None,
+    };
     let menu = Menu {
         fs_uuid: inv.fs.uuid.clone(),
         // Without an entry of its own the default stays what the user's grub.cfg says.
@@ -148,10 +172,39 @@ fn render_with(
             .map(|(name, _)| name.clone())
             .collect(),
         modules: Vec::new(),
-        selection: None,
+        selection,
+        back,
     };
     written.text = menu.render()?;
     Ok((written, proven))
+}
+
+/// How the menu chooses by itself, if GRUB can write somewhere.
+fn selection(
+    session: &Session,
+    inv: &Inventory,
+    entries: &[Entry],
+    making: Making,
+) -> Option<Selection> {
+    let place = block::place(session, inv)
+        .inspect_err(|none| tracing::debug!("the menu cannot choose: {none}"))
+        .ok()?;
+    let at = place.block(&inv.fs.uuid);
+    let known = inv.menu.block.as_ref();
+    let there = known.is_some_and(|b| b.at == at && b.choice.is_ok());
+    if making == Making::Allowed
+        && !there
+        && let Err(e) = block::create(&session.store, &at)
+    {
+        tracing::warn!("the menu cannot boot once or on trial: {e:#}");
+        return None;
+    }
+    let mut arguments = entries.iter().flat_map(|e| &e.args);
+    let unattended = match arguments.any(|a| a.starts_with("panic=")) {
+        true => Vec::new(),
+        false => vec![COMES_BACK.to_owned()],
+    };
+    Some(Selection { place, unattended })
 }
 
 fn prove(session: &Session, inv: &Inventory, env: &Environment) -> Result<Result<Kernel, String>> {
@@ -198,7 +251,14 @@ pub(crate) fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String>
         args: kernel.arguments.clone(),
         unrestricted: false,
     };
-    entry.check().map_err(|e| format!("{e:#}"))?;
+    // With what a menu that chooses by itself adds, whether this one does or not.
+    let longest = Selection {
+        place: Place::Header,
+        unattended: vec![COMES_BACK.to_owned()],
+    };
+    entry
+        .check_for(Some(&longest))
+        .map_err(|e| format!("{e:#}"))?;
     Ok(entry)
 }
 
@@ -213,6 +273,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared> {
     if inv.environments.iter().any(|e| e.record.renaming.is_some()) {
         // Both names lead to it by now, and soon only the new one does.
+        let back = request.back.map(|n| inv.new_name(n));
         let request = Request {
             default: &inv.new_name(request.default),
             without: &request
@@ -222,10 +283,11 @@ pub(crate) fn prepare(
                 .collect::<Vec<_>>(),
             proofs: request.proofs,
             unborn: request.unborn,
+            back: back.as_ref(),
         };
         return prepare(session, &inv.clone().renamed(), &request);
     }
-    let (written, proven) = render_with(session, inv, request)?;
+    let (written, proven) = render_with(session, inv, request, Making::Allowed)?;
     let default = request.default.as_str();
     let switches = inv
         .menu
@@ -242,7 +304,8 @@ pub(crate) fn prepare(
         .into());
     }
     let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
-    let same = inv.menu.default.as_deref() == Some(request.default.as_str());
+    let same =
+        inv.menu.default.as_deref() == Some(request.default.as_str()) && request.back.is_none();
     Ok(Prepared {
         written,
         proven,

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use be_grub::selection::{BlockAt, Choice};
+
 use crate::layout::Layout;
 use crate::name::{EnvName, Named, SnapName};
 use crate::record::{Boot, Member, Record, Snapshot, State};
@@ -117,8 +119,15 @@ pub struct Environment {
     pub root: Option<Subvolume>,
     /// Booted now (or mounted at the system root).
     pub running: bool,
-    /// Boots by default.
+    /// Boots next when nobody touches a key: on trial, or by default. A boot for one time
+    /// goes before.
     pub next: bool,
+    /// The menu boots it by default: also what it falls back to when a trial fails.
+    pub default: bool,
+    /// Boots next time only.
+    pub once: bool,
+    /// On trial; GRUB gives it so many more boots.
+    pub trial: Option<u8>,
     /// A `be` works in it at this moment.
     pub busy: bool,
     /// Where its root is mounted in this mount namespace.
@@ -142,6 +151,9 @@ impl Environment {
             root,
             running: false,
             next: false,
+            default: false,
+            once: false,
+            trial: None,
             busy: false,
             mounted: Vec::new(),
             subvolumes: Vec::new(),
@@ -161,6 +173,7 @@ impl Environment {
     pub fn state(&self) -> State {
         match self.record.state {
             State::Building if !self.busy => State::Failed,
+            State::Ready | State::Bad if self.trial.is_some() => State::Trial,
             state => state,
         }
     }
@@ -205,7 +218,8 @@ impl Environment {
 
     /// `N`, `R` and `T` concatenated, or `-`.
     pub fn active(&self) -> String {
-        let flags: String = [(self.running, 'N'), (self.next, 'R')]
+        let flags = [(self.running, 'N'), (self.next, 'R'), (self.once, 'T')];
+        let flags: String = flags
             .iter()
             .filter_map(|(on, flag)| on.then_some(*flag))
             .collect();
@@ -248,6 +262,19 @@ pub struct MenuState {
     pub config: Option<GrubConfig>,
     /// That grub.cfg reads our menu.
     pub hooked: bool,
+    /// The environment block, where the menu chooses by itself.
+    pub block: Option<Block>,
+    /// The environment that becomes the default again once the default has booted.
+    pub back: Option<EnvName>,
+}
+
+/// The environment block of a menu that chooses by itself.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Where it is.
+    pub at: BlockAt,
+    /// What it says, or why that cannot be read.
+    pub choice: Result<Choice, String>,
 }
 
 /// Where a grub.cfg is.
@@ -378,6 +405,14 @@ impl Inventory {
         }
     }
 
+    /// What the environment block says; nothing, where there is none.
+    pub fn choice(&self) -> Choice {
+        let block = self.menu.block.as_ref();
+        block
+            .and_then(|b| b.choice.clone().ok())
+            .unwrap_or_default()
+    }
+
     /// The environments that the menu does not know, though they may be in it: an
     /// interrupted command took them out. None where there is no menu, or an unreadable one.
     pub fn without_entry(&self) -> impl Iterator<Item = &EnvName> {
@@ -440,6 +475,9 @@ impl Inventory {
             let menu = self.menu.entries.iter_mut().chain(&mut self.menu.default);
             for entry in menu.filter(|e| *e == old.as_str()) {
                 *entry = env.record.name.to_string();
+            }
+            if self.menu.back.as_ref() == Some(&old) {
+                self.menu.back = Some(env.record.name.clone());
             }
         }
         self

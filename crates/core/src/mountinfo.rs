@@ -20,6 +20,8 @@ pub struct Row {
     pub fstype: String,
     /// Source, often a device.
     pub source: String,
+    /// Options of the superblock.
+    pub super_options: String,
 }
 
 /// Read a whole mountinfo; later rows lie over earlier ones. Lines that are not of the
@@ -41,6 +43,7 @@ fn row(line: &str) -> Option<Row> {
         options: options.to_owned(),
         fstype: right.next()?.to_owned(),
         source: unescape(right.next()?),
+        super_options: right.next().unwrap_or_default().to_owned(),
     })
 }
 
@@ -57,6 +60,7 @@ mod tests {
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].root, PathBuf::from("/@"));
         assert_eq!(rows[0].device, "0:30");
+        assert_eq!(rows[0].super_options, "rw,subvolid=256,subvol=/@");
         assert_eq!(rows[1].target, PathBuf::from("/run/a b"));
         assert_eq!(rows[1].source, "");
     }

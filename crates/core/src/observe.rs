@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 use be_btrfs::{Node, Root, Tree, Uuid};
 use nix::libc;
 
+use crate::block;
 use crate::bootfs;
 use crate::fstab::Fstab;
 use crate::layout::{self, Layout, Names, subvolume};
 use crate::model::{
-    Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE, SnapshotState,
-    System,
+    Block, Environment, Filesystem, GrubConfig, Inventory, MenuState, Mount, Place, STORE,
+    SnapshotState, System,
 };
 use crate::mountinfo::{self, Row};
 use crate::name::{EnvName, Named, SnapName};
@@ -58,10 +59,12 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     } else {
         Ok(None)
     };
-    let next = header
-        .as_ref()
-        .ok()
-        .and_then(|h| h.as_ref()?.default.clone());
+    let read = header.as_ref().ok().and_then(Option::as_ref);
+    let block = read.and_then(|h| h.block.clone()).map(|at| Block {
+        choice: block::read(store, &at).map_err(|e| format!("{e:#}")),
+        at,
+    });
+    let chosen = chosen(read, block.as_ref());
 
     let in_store = by_environment(&tree);
     let mut environments: Vec<_> = readable
@@ -89,11 +92,19 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
             let snapshots = snapshots.collect();
             let below = in_store.get(OsStr::new(record.name.as_str()));
             let foreign = foreign_in(below.map_or(&[], Vec::as_slice), &record);
+            let is = |name: &Option<String>| {
+                let name = name.as_deref();
+                name.is_some_and(|name| names(&record).any(|n| n.as_str() == name))
+            };
             Environment {
                 running: root_node.is_some_and(|n| n.id == root.id),
-                next: next
-                    .as_deref()
-                    .is_some_and(|next| names(&record).any(|n| n.as_str() == next)),
+                next: is(&chosen.next),
+                default: is(&chosen.default),
+                once: is(&chosen.once),
+                trial: chosen.trial.as_ref().and_then(|(name, left)| {
+                    let on_trial = names(&record).any(|n| n.as_str() == name);
+                    on_trial.then_some(*left)
+                }),
                 busy: record.state == State::Building && store.is_claimed(&record.name),
                 root: root_node.map(subvolume),
                 mounted: mounted(root_node),
@@ -121,7 +132,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let own = system.layout.parts.iter().filter(|p| p.is_own());
     let cloned: Vec<u64> = own.map(|p| p.subvolume.id).chain([root.id]).collect();
     system.swapfiles = swapfiles_in(&cloned, sysroot);
-    let menu = menu_state(store, &root_dir, &system, &environments, header);
+    let menu = menu_state(store, &root_dir, &system, &environments, header, block);
     let mut leftovers = store.work(Paths::NEW);
     leftovers.extend(store.work(Paths::GONE));
     leftovers.extend(store.work(Paths::SPLIT));
@@ -537,12 +548,44 @@ fn read_menu(store: &Store) -> Result<Option<be_grub::menu::Header>, String> {
     }
 }
 
+/// What boots next, by name.
+#[derive(Default)]
+struct Chosen {
+    next: Option<String>,
+    default: Option<String>,
+    once: Option<String>,
+    trial: Option<(String, u8)>,
+}
+
+/// The menu looks at the block only where it has a default to fall back to, and boots
+/// nothing that has no entry.
+fn chosen(header: Option<&be_grub::menu::Header>, block: Option<&Block>) -> Chosen {
+    let Some(header) = header else {
+        return Chosen::default();
+    };
+    let default = header.default.clone();
+    let choice = block.and_then(|b| b.choice.clone().ok());
+    let choice = choice.filter(|_| default.is_some()).unwrap_or_default();
+    let trial = choice.trial.map(|trial| (trial.name, trial.left));
+    let trial = trial.filter(|(name, _)| Some(name) != default.as_ref());
+    let to_try = trial
+        .as_ref()
+        .filter(|(name, left)| *left > 0 && header.environments.contains(name));
+    Chosen {
+        next: to_try.map(|(name, _)| name.clone()).or(default.clone()),
+        default,
+        once: choice.once,
+        trial,
+    }
+}
+
 fn menu_state(
     store: &Store,
     sysroot: &Root,
     system: &System,
     environments: &[Environment],
     header: Result<Option<be_grub::menu::Header>, String>,
+    block: Option<Block>,
 ) -> MenuState {
     let config = grub_config(store, sysroot, system, environments);
     let text = config
@@ -575,6 +618,10 @@ fn menu_state(
         entries: entries.map(Iterator::collect).unwrap_or_default(),
         left_out: left_out.map(Iterator::collect).unwrap_or_default(),
         hooked: text.is_some_and(|t| be_grub::hook::is_hooked(&t, &uuid)),
+        back: header
+            .as_ref()
+            .and_then(|h| EnvName::parse(&current(h.back.as_ref()?)).ok()),
+        block,
         config,
     }
 }

@@ -48,9 +48,10 @@ impl State {
         }
     }
 
-    /// Whether an environment in it may be in the menu, activated and cloned.
+    /// Whether an environment in it may be in the menu, activated and cloned. One whose
+    /// trial failed may: that is how it is looked into, and tried again when it is mended.
     pub fn is_usable(self) -> bool {
-        matches!(self, State::Ready | State::Trial | State::Confirmed)
+        !matches!(self, State::Building | State::Failed)
     }
 }
 
@@ -249,6 +250,12 @@ pub struct Upgrade {
     /// The result is to boot by default; none in records of a `be` that did not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activate: Option<bool>,
+    /// On trial, or not; none if nobody said which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<bool>,
+    /// What it was made from: repositories, configuration, world, options; a hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<String>,
     /// Packages (`category/name-version`) that failed and have to be merged again, even
     /// if Portage says that they are installed: a failed pkg_postinst leaves them so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -270,8 +277,32 @@ impl Upgrade {
             options: options.to_vec(),
             log_start: None,
             activate: None,
+            trial: None,
+            inputs: None,
             failed: Vec::new(),
             error: None,
+            extra: Map::new(),
+        }
+    }
+}
+
+/// Why the trial of an environment failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialFailure {
+    /// When it was noticed.
+    pub noticed: DateTime<FixedOffset>,
+    /// In one sentence, as far as it can be known.
+    pub why: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl TrialFailure {
+    /// One that is noticed now.
+    pub fn new(noticed: DateTime<FixedOffset>, why: String) -> Self {
+        Self {
+            noticed,
+            why,
             extra: Map::new(),
         }
     }
@@ -393,6 +424,9 @@ pub struct Record {
     /// The upgrade that ran in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
+    /// Why its last trial failed; none once it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_failure: Option<TrialFailure>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -416,6 +450,7 @@ impl Record {
             renaming: None,
             renamed_from: None,
             upgrade: None,
+            trial_failure: None,
             extra: Map::new(),
         }
     }

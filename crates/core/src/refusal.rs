@@ -140,8 +140,25 @@ pub enum Refusal {
         name: Named,
         problems: Vec<String>,
     },
-    NoOnce,
-    NoTrial,
+    /// GRUB could not count boots.
+    NoTrial {
+        why: String,
+        remedy: String,
+    },
+    /// There is nothing that a trial could fall back to.
+    NoFallback {
+        name: EnvName,
+    },
+    /// It boots once, and that was asked for.
+    Once {
+        name: EnvName,
+    },
+    /// It is what a trial falls back to.
+    Fallback {
+        name: EnvName,
+    },
+    /// The environment that runs is not the one that is to be confirmed.
+    NotUp,
     NoWayBack {
         running: Option<EnvName>,
     },
@@ -216,6 +233,14 @@ impl Refusal {
             path: path.clone(),
             by: by.clone(),
         })
+    }
+
+    /// For a machine on which GRUB can write nowhere.
+    pub fn no_trial(none: &be_grub::place::NoPlace) -> Refusal {
+        Refusal::NoTrial {
+            why: none.to_string(),
+            remedy: none.remedy(),
+        }
     }
 
     /// The exit code that stands for it.
@@ -304,8 +329,11 @@ impl Refusal {
                 format!("be create -e {name} NAME without -a, and mend it: be shell NAME")
             }
             NotBootable { name, .. } => format!("be shell {name}, mend it, then: be check {name}"),
-            NoOnce => "be activate NAME, and be rollback once it has booted".into(),
-            NoTrial => "be upgrade --no-activate, then be activate NAME".into(),
+            NoTrial { remedy, .. } => format!("{remedy}; or without a trial: --no-trial"),
+            NoFallback { name } => format!("be activate --no-trial {name}"),
+            Once { .. } => "be activate -T takes that back".into(),
+            Fallback { .. } => "be confirm once the environment on trial works".into(),
+            NotUp => "boot it, and confirm it there".into(),
             NoWayBack {
                 running: Some(name),
             } => {
@@ -421,15 +449,18 @@ impl fmt::Display for Refusal {
             NotBootable { name, problems } => {
                 write!(f, "{name} would not boot: {}", problems.join("; "))
             }
-            NoOnce => write!(
+            NoTrial { why, .. } => write!(f, "no trial boots on this machine: {why}"),
+            NoFallback { name } => write!(
                 f,
-                "a boot for one time only is not possible here: GRUB cannot write to btrfs, \
-                 so it could not clear the choice"
+                "a trial of {name} could fall back to nothing: no other environment is confirmed"
             ),
-            NoTrial => write!(
+            Once { name } => write!(f, "{name} is to boot next time"),
+            Fallback { name } => {
+                write!(f, "{name} is what boots when the trial of another fails")
+            }
+            NotUp => write!(
                 f,
-                "trial boots are not possible here: GRUB cannot write to btrfs, \
-                 so it could not count them"
+                "only the environment that this machine has booted can be confirmed"
             ),
             NoWayBack { .. } => write!(f, "there is no other confirmed environment to go back to"),
             NotMounted { what } => write!(f, "{what} is not mounted by be"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
+use crate::block;
 use crate::boot::{self, Examination, Fstab, Ground};
 use crate::bootfs::{self, BootDir};
 use crate::chroot::{Bind, Job};
@@ -16,7 +17,7 @@ use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
 use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::parallel;
-use crate::plan::Use;
+use crate::plan::{How, Switch, Use};
 use crate::proven::Proven;
 use crate::record::{Member, Record};
 use crate::refusal::Refusal;
@@ -141,6 +142,22 @@ impl Session {
             found.problems.push(why);
         }
         Ok(found)
+    }
+
+    /// How to switch, with what this machine can do and what be.toml says.
+    pub fn switch(&self, inv: &Inventory, how: How) -> Switch {
+        let how = match (how, self.config.trial.enabled) {
+            (How::Auto, false) => How::Default,
+            (how, _) => how,
+        };
+        Switch {
+            how,
+            tries: self.config.trial.tries,
+            no_place: match how {
+                How::Default => None,
+                How::Auto | How::Trial | How::Once => block::place(self, inv).err(),
+            },
+        }
     }
 
     /// The /boot of an environment, if that is not in its root.

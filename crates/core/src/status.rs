@@ -6,11 +6,15 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::Result;
+use be_grub::place::NoPlace;
+use be_grub::selection::Boot;
 use be_portage::state::{self, Debt};
 use chrono::{DateTime, FixedOffset};
 use serde::Serialize;
 
+use crate::block;
 use crate::doctor::{self, Depth, Severity};
+use crate::health;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::record::{Phase, State};
@@ -28,6 +32,10 @@ pub struct Status {
     pub kernel: Option<String>,
     /// What boots next.
     pub next: Next,
+    /// What did not come up, so that this boot is a fallback, and why, if that is known.
+    pub fallback: Option<(String, Option<String>)>,
+    /// Why an environment cannot be tried on this machine; none if it can.
+    pub no_trial: Option<NoPlace>,
     /// What is unfinished.
     pub pending: Vec<Pending>,
     /// What stays behind when the environment boots that is to come.
@@ -65,9 +73,13 @@ pub struct Setup {
 /// What boots next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// The environment that the menu boots by default.
+    /// The environment that boots when nothing is chosen for one time.
     pub default: Option<EnvName>,
-    /// What grub-reboot chose, which goes before: the id of an entry.
+    /// On trial, with so many boots left; then the other one boots.
+    pub trial: Option<(u8, Option<EnvName>)>,
+    /// What becomes the default when that one has come up.
+    pub back: Option<EnvName>,
+    /// What was chosen for one time, which goes before: the id of an entry.
     pub once: Option<String>,
     /// That choice stays until somebody takes it back.
     pub sticks: bool,
@@ -80,8 +92,12 @@ pub struct Next {
 pub enum Why {
     /// The menu says so.
     Default,
-    /// grub-reboot chose it.
+    /// It is on trial.
+    Trial,
+    /// `be activate -t` chose it.
     Once,
+    /// grub-reboot chose it.
+    GrubReboot,
     /// GRUB does not read the menu: its own configuration decides.
     NotHooked,
     /// The menu has no default: GRUB's own configuration decides.
@@ -95,7 +111,8 @@ impl Why {
     pub fn as_str(&self) -> &'static str {
         match self {
             Why::Default => "default",
-            Why::Once => "once",
+            Why::Trial => "trial",
+            Why::Once | Why::GrubReboot => "once",
             Why::NotHooked | Why::NoDefault => "grub.cfg",
             Why::Unknown(_) => "unknown",
         }
@@ -152,6 +169,8 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
         root: inv.system.root.option(),
         kernel: kernel(inv),
         next: next(inv, seen.next_entry),
+        fallback: fallback(inv, health::boot(inv)),
+        no_trial: block::place(session, inv).err(),
         pending: pending(inv),
         left_behind,
         debts,
@@ -200,21 +219,40 @@ fn kernel(inv: &Inventory) -> Option<String> {
     Some(release.trim().to_owned())
 }
 
-fn next(inv: &Inventory, once: Option<String>) -> Next {
-    let default = inv.environments.iter().find(|e| e.next);
-    let why = match (&inv.menu.damage, inv.menu.hooked, &once, default) {
-        (_, _, Some(_), _) => Why::Once,
+fn next(inv: &Inventory, grub_reboot: Option<String>) -> Next {
+    let find = |is: fn(&Environment) -> bool| inv.environments.iter().find(|e| is(e));
+    let next = find(|e| e.next);
+    let once = find(|e| e.once);
+    let trial = next.and_then(|e| e.trial);
+    let why = match (&inv.menu.damage, inv.menu.hooked, next) {
+        _ if grub_reboot.is_some() => Why::GrubReboot,
         (Some(why), ..) => Why::Unknown(why.clone()),
-        (_, false, ..) => Why::NotHooked,
-        (_, _, _, None) => Why::NoDefault,
+        (_, false, _) => Why::NotHooked,
+        (_, _, None) => Why::NoDefault,
+        _ if once.is_some() => Why::Once,
+        _ if trial.is_some() => Why::Trial,
         _ => Why::Default,
     };
+    let fallback = find(|e| e.default).map(|e| e.name().clone());
     Next {
-        default: default.map(|e| e.name().clone()),
-        once,
+        default: next.map(|e| e.name().clone()),
+        trial: trial.map(|left| (left, fallback)),
+        back: inv.menu.back.clone(),
+        once: grub_reboot.or_else(|| once.map(|e| e.name().to_string())),
         sticks: doctor::choice_sticks(inv),
         why,
     }
+}
+
+/// What was to run instead of this.
+fn fallback(inv: &Inventory, boot: Option<Boot>) -> Option<(String, Option<String>)> {
+    let Some(Boot::Fallback(failed)) = boot else {
+        return None;
+    };
+    let mut environments = inv.environments.iter();
+    let bad = environments.find(|e| e.name().as_str() == failed.name);
+    let why = bad.and_then(|e| e.record.trial_failure.as_ref());
+    Some((failed.name, why.map(|f| f.why.clone())))
 }
 
 /// What is unfinished, by environment.
@@ -296,17 +334,25 @@ fn of_upgrade(env: &Environment) -> Option<Pending> {
         },
         State::Trial => Pending {
             since: ended,
+            remedy: env.running.then(|| "be confirm, if it works".into()),
             ..item(
                 name.as_str(),
                 "trial",
-                "in its first boots, not confirmed yet".into(),
+                match env.trial {
+                    Some(left) => format!("on trial, {left} boots left"),
+                    None => "in its first boots, not confirmed yet".into(),
+                },
             )
         },
-        State::Bad => Pending {
-            since: ended,
-            remedy: Some(format!("be log {name}, or be destroy {name}")),
-            ..item(name.as_str(), "bad", "it did not come up".into())
-        },
+        State::Bad => {
+            let failure = env.record.trial_failure.as_ref();
+            let why = failure.map_or_else(String::new, |f| format!(": {}", f.why));
+            Pending {
+                since: failure.map(|f| f.noticed).or(ended),
+                remedy: Some(format!("be log {name}, or be destroy {name}")),
+                ..item(name.as_str(), "bad", format!("it did not come up{why}"))
+            }
+        }
         State::Ready | State::Confirmed => return None,
     };
     Some(Pending { phase, ..found })

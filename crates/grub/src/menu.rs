@@ -66,6 +66,9 @@ pub struct Menu {
     pub modules: Vec<String>,
     /// Whether the menu chooses by itself between the default and another; needs a `default`.
     pub selection: Option<Selection>,
+    /// The environment that becomes the default again once the default has booted: a boot for one time where GRUB
+    /// itself cannot take note of it.
+    pub back: Option<String>,
 }
 
 /// One line of the menu: an environment.
@@ -105,6 +108,9 @@ pub struct Header {
     /// Where the environment block is, if the menu chooses by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<BlockAt>,
+    /// The environment that becomes the default again once the default has booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<String>,
     /// What a newer `be` wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
@@ -164,7 +170,8 @@ impl Menu {
             left_out: self.left_out.clone(),
             block: self
                 .choosing()
-                .map(|(selection, _)| selection.block(&self.fs_uuid)),
+                .map(|(selection, _)| selection.place.block(&self.fs_uuid)),
+            back: self.back.clone(),
             unknown: serde_json::Map::new(),
         }
     }
@@ -337,6 +344,7 @@ pub fn parse_header(text: &str) -> Result<Header> {
         .environments
         .iter()
         .chain(&header.default)
+        .chain(&header.back)
         .find(|name| !is_name(name))
     {
         bail!(

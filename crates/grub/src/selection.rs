@@ -73,7 +73,8 @@ pub enum Place {
 }
 
 /// A filesystem whose files GRUB can write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// ext2, ext3 or ext4.
     Ext,
@@ -82,6 +83,14 @@ pub enum Format {
 }
 
 impl Format {
+    /// The type for mount(8); the driver of ext4 reads its forerunners, too.
+    pub fn fs_type(self) -> &'static str {
+        match self {
+            Self::Ext => "ext4",
+            Self::Fat => "vfat",
+        }
+    }
+
     /// GRUB's module.
     fn module(self) -> &'static str {
         match self {
@@ -98,6 +107,23 @@ pub struct BlockAt {
     pub fs_uuid: String,
     /// Path from its top; a block list (`512+1`) for the header of a btrfs.
     pub path: String,
+    /// The filesystem of a file; none for the header of a btrfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+}
+
+impl BlockAt {
+    /// As the menu is told.
+    pub fn place(&self) -> Place {
+        match self.format {
+            Some(format) => Place::File {
+                fs_uuid: self.fs_uuid.clone(),
+                path: self.path.clone(),
+                format,
+            },
+            None => Place::Header,
+        }
+    }
 }
 
 /// What the template sees.
@@ -119,15 +145,6 @@ struct Rung {
 }
 
 impl Selection {
-    /// Where GRUB looks for the block; `menu` is the UUID of the menu's filesystem.
-    pub(crate) fn block<'a>(&'a self, menu: &'a str) -> BlockAt {
-        let (fs_uuid, path) = self.place.at(menu);
-        BlockAt {
-            fs_uuid: fs_uuid.to_owned(),
-            path: path.to_owned(),
-        }
-    }
-
     /// Bytes of a kernel command line that the words of the selection may take.
     pub(crate) fn reserve(&self) -> usize {
         let unattended: usize = self.unattended.iter().map(|word| 1 + word.len()).sum();
@@ -191,6 +208,19 @@ impl Selection {
 }
 
 impl Place {
+    /// What the record says of it; `menu` is the UUID of the menu's filesystem.
+    pub fn block(&self, menu: &str) -> BlockAt {
+        let (fs_uuid, path) = self.at(menu);
+        BlockAt {
+            fs_uuid: fs_uuid.to_owned(),
+            path: path.to_owned(),
+            format: match self {
+                Self::File { format, .. } => Some(*format),
+                Self::Header => None,
+            },
+        }
+    }
+
     fn at<'a>(&'a self, menu: &'a str) -> (&'a str, &'a str) {
         match self {
             Self::File { fs_uuid, path, .. } => (fs_uuid, path),

@@ -35,6 +35,7 @@ fn menu(entries: Vec<Entry>) -> Menu {
         left_out: Vec::new(),
         modules: Vec::new(),
         selection: None,
+        back: None,
     }
 }
 

@@ -47,6 +47,7 @@ fn menu(names: &[&str], default: &str, place: Place) -> Menu {
             place,
             unattended: vec!["panic=10".into(), "rd.shell=0".into()],
         }),
+        back: None,
     }
 }
 
@@ -104,12 +105,14 @@ fn the_record_names_the_block_and_its_module_is_loaded() {
     let block = parse_header(&text).expect("header").block.expect("a block");
     assert_eq!(block.fs_uuid, "ABCD-1234");
     assert_eq!(block.path, format!("/be/{UUID}.env"));
+    assert_eq!(block.place(), on_esp());
     assert!(text.contains("\ninsmod 'fat'\n"), "{text}");
 
     let text = menu(&["old"], "old", Place::Header).render();
     let text = text.expect("renders");
     let block = parse_header(&text).expect("header").block.expect("a block");
     assert_eq!((&*block.fs_uuid, &*block.path), (UUID, "512+1"));
+    assert_eq!(block.place(), Place::Header);
     assert!(
         text.contains("load_env -f ($be_env)'512+1' be_once "),
         "{text}"

@@ -481,5 +481,6 @@ fn menu(uuid: &str, release: &str, default: &str, place: Place) -> Menu {
             place,
             unattended: vec!["panic=2".into()],
         }),
+        back: None,
     }
 }

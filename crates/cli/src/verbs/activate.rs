@@ -3,53 +3,106 @@
 use anyhow::Result;
 use be_core::layout;
 use be_core::name::{EnvName, Named};
-use be_core::plan;
+use be_core::plan::{self, How, Way};
 use be_core::stale::{LeftBehind, left_behind};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::environment;
 use crate::complete;
 use crate::context::{Context, Work};
-use crate::reporter::Outcome;
+use crate::reporter::{Outcome, count};
 
 /// Choose the environment that boots by default; nothing else is changed.
+///
+/// One that was never confirmed boots on trial where GRUB can count boots: if it is not
+/// confirmed in a few of them, the machine falls back by itself.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// For the next boot only.
-    #[arg(short = 't', long)]
+    #[arg(short = 't', long, conflicts_with_all = ["trial", "no_trial"])]
     once: bool,
     /// Undo -t.
-    #[arg(short = 'T', long, conflicts_with = "once")]
+    #[arg(short = 'T', long, conflicts_with_all = ["once", "trial", "no_trial"])]
     undo_once: bool,
+    #[command(flatten)]
+    trial: Trial,
     /// Which one.
     #[arg(required_unless_present = "undo_once", add = complete::environments())]
     name: Option<Named>,
 }
 
-pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    let name = args.name.as_ref().map(|n| environment(n, "activated"));
-    match name.transpose()? {
-        Some(name) if !args.undo_once => activate(ctx, &name, args.once),
-        name => {
-            let inv = ctx.session.observe()?;
-            inv.initialised()?;
-            if let Some(name) = name {
-                inv.get(&name)?;
-            }
-            Ok(Outcome::new(json!({ "once": null }))
-                .text("no environment is chosen for one boot only\n"))
+/// Whether on trial; where neither is given, what was never confirmed is, if it can be.
+#[derive(Debug, clap::Args)]
+pub struct Trial {
+    /// On trial, or not at all.
+    #[arg(long, overrides_with = "no_trial")]
+    trial: bool,
+    /// By default at once, without a trial.
+    #[arg(long, overrides_with = "trial")]
+    no_trial: bool,
+}
+
+impl Trial {
+    /// What was asked for.
+    pub fn wanted(&self) -> Option<bool> {
+        match (self.trial, self.no_trial) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
+
+    fn how(&self) -> How {
+        match self.wanted() {
+            Some(true) => How::Trial,
+            Some(false) => How::Default,
+            None => How::Auto,
         }
     }
 }
 
-/// Make `name` boot by default.
-pub fn activate(ctx: &mut Context, name: &EnvName, once: bool) -> Result<Outcome> {
-    let work = ctx.begin()?;
-    switch(ctx, work, name, once)
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let name = args.name.as_ref().map(|n| environment(n, "activated"));
+    match name.transpose()? {
+        Some(name) if !args.undo_once => {
+            let how = match args.once {
+                true => How::Once,
+                false => args.trial.how(),
+            };
+            activate(ctx, &name, how)
+        }
+        name => undo_once(ctx, name.as_ref()),
+    }
 }
 
-/// Make `name` boot by default, with what was taken to do so.
-pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Result<Outcome> {
+fn undo_once(ctx: &mut Context, name: Option<&EnvName>) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    if let Some(name) = name {
+        work.inv.get(name)?;
+    }
+    let planned = plan::undo_once(&work.inv)?;
+    let nothing = planned.steps.is_empty();
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    let text = match nothing {
+        true => "no environment was chosen for one boot only\n",
+        false => "no environment is chosen for one boot only any more\n",
+    };
+    Ok(Outcome::new(json!({ "once": null }))
+        .text(text)
+        .notes(done.notes))
+}
+
+/// Make `name` boot next.
+pub fn activate(ctx: &mut Context, name: &EnvName, how: How) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    switch(ctx, work, name, how)
+}
+
+/// Make `name` boot next, with what was taken to do so.
+pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result<Outcome> {
     let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
@@ -58,11 +111,14 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
     };
     let request = plan::Activate {
         name: name.clone(),
-        once,
+        switch: ctx.session.switch(inv, how),
         problems,
     };
-    let planned = plan::activate(inv, &request)?;
-    let already = if env.next { " already" } else { "" };
+    let (planned, way) = plan::activate(inv, &request)?;
+    let already = match &way {
+        Way::Default if env.default && env.next => " already",
+        _ => "",
+    };
     let stays = left_behind(&ctx.session, inv, env).unwrap_or_else(|e| {
         // It is for information: the switch does not depend on it.
         ctx.reporter
@@ -74,12 +130,49 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, once: bool) -> Resu
         Ok(done) => done,
         Err(shown) => return Ok(shown.notes(stays.sentences())),
     };
-    Ok(Outcome::new(json!({
-        "environment": name,
-        "left_behind": stays.counts().into_iter().map(|(k, v)| (k, json!(v))).collect::<serde_json::Map<String, Value>>(),
-    }))
-    .text(format!("{name} boots next{already}\n"))
-    .notes(done.notes.clone())
-    .notes(layout::behind(&ctx.session))
-    .notes(stays.sentences()))
+    let mut fields = document(&way);
+    fields.insert("environment".into(), json!(name));
+    let counts: Map<String, Value> = stays
+        .counts()
+        .into_iter()
+        .map(|(k, v)| (k, json!(v)))
+        .collect();
+    fields.insert("left_behind".into(), counts.into());
+    Ok(Outcome::new(Value::Object(fields))
+        .text(sentence(name, &way, already))
+        .notes(done.notes.clone())
+        .notes(layout::behind(&ctx.session))
+        .notes(stays.sentences()))
+}
+
+/// How it boots, for people.
+pub fn sentence(name: &EnvName, way: &Way, already: &str) -> String {
+    match way {
+        Way::Default => format!("{name} boots next{already}\n"),
+        Way::Trial { tries, fallback } => {
+            let boots = count(usize::from(*tries), "boot");
+            format!(
+                "{name} boots next, on trial: if it is not confirmed in {boots}, {fallback} boots \
+                 again\n"
+            )
+        }
+        Way::Once => format!("{name} boots next, for this time only\n"),
+        Way::UntilUp { back } => format!("{name} boots next, and {back} after it\n"),
+    }
+}
+
+/// How it boots, for scripts.
+pub fn document(way: &Way) -> Map<String, Value> {
+    let document = match way {
+        Way::Default => json!({ "way": "default" }),
+        Way::Trial { tries, fallback } => {
+            json!({ "way": "trial", "tries": tries, "fallback": fallback })
+        }
+        Way::Once => json!({ "way": "once" }),
+        Way::UntilUp { back } => json!({ "way": "until-up", "fallback": back }),
+    };
+    match document {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
 }

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use be_core::layout;
 use be_core::name::{EnvName, Named, SnapName};
-use be_core::plan;
+use be_core::plan::{self, How};
 use be_core::refusal::Refusal;
 use serde_json::json;
 
+use super::activate;
 use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
@@ -59,22 +60,27 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         description: args.description.clone(),
         now: ctx.now,
         upgrade: None,
-        activate: args.activate,
+        switch: match (args.activate, args.once) {
+            (true, _) => Some(ctx.session.switch(inv, How::Auto)),
+            (_, true) => Some(ctx.session.switch(inv, How::Once)),
+            _ => None,
+        },
         min_free: plan::MIN_FREE,
     };
-    let (name, planned) = plan::create(inv, &request)?;
-    if args.once {
-        return Err(Refusal::NoOnce.into());
-    }
-    if args.activate {
+    let (name, planned, way) = plan::create(inv, &request)?;
+    if way.is_some() {
         ctx.session.bootable(inv, args.origin.as_ref())?;
     }
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),
     };
-    Ok(Outcome::new(json!({ "environment": name }))
+    let mut fields = way.as_ref().map(activate::document).unwrap_or_default();
+    fields.insert("environment".into(), json!(name));
+    let how = way.map(|way| activate::sentence(&name, &way, ""));
+    Ok(Outcome::new(fields.into())
         .text(format!("{name}\n"))
+        .notes(how.map(|text| text.trim_end().to_owned()))
         .notes(done.notes)
         .notes(layout::behind(&ctx.session)))
 }

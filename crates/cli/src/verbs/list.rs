@@ -18,7 +18,7 @@ use crate::spelling::Spelling;
 
 /// List the environments.
 ///
-/// Active: N is running now, R boots by default.
+/// Active: N is running now, R boots next (on trial, or by default), T the next time only.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// For scripts: tabs, no header, seconds since 1970, bytes.

@@ -9,7 +9,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
-/// Show what ran in an environment, and its output.
+/// Show what ran in an environment, its output, and what its health checks found.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one; the newest that has a log if not given.
@@ -26,7 +26,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     let mut found = None;
     for env in candidates {
-        if let Some(text) = be_core::log::read(&ctx.session.store, env.name())? {
+        let store = &ctx.session.store;
+        let upgrade = be_core::log::read(store, env.name())?;
+        let checks = be_core::health::read(store, env.name())?;
+        if upgrade.is_some() || checks.is_some() {
+            let text = upgrade.unwrap_or_default() + &checks.unwrap_or_default();
             found = Some((env.name(), text));
             break;
         }

@@ -3,6 +3,7 @@
 pub mod activate;
 pub mod check;
 pub mod completions;
+pub mod confirm;
 pub mod create;
 pub mod describe;
 pub mod destroy;

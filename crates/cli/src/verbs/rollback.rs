@@ -3,7 +3,7 @@
 use anyhow::Result;
 use be_core::host;
 use be_core::name::{Named, SnapName};
-use be_core::plan;
+use be_core::plan::{self, How};
 use be_core::refusal::Refusal;
 use serde_json::json;
 
@@ -52,10 +52,10 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             env,
             snapshot: Some(snapshot),
         }) => restore(ctx, work, &Named::snapshot(&env, &snapshot), snapshot),
-        Some(Named { env, .. }) => switch(ctx, work, &env, false),
+        Some(Named { env, .. }) => switch(ctx, work, &env, How::Auto),
         None => {
             let name = plan::rollback_target(&work.inv)?;
-            switch(ctx, work, &name, false)
+            switch(ctx, work, &name, How::Auto)
         }
     }
 }

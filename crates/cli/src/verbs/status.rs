@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use be_core::portage::state::Debt;
+use be_core::refusal::exit;
 use be_core::status::{self, Next, Pending, Status, Why};
 use chrono::{DateTime, FixedOffset, Local};
 use serde_json::{Map, Value, json};
@@ -10,6 +11,8 @@ use crate::context::Context;
 use crate::reporter::{Outcome, count};
 
 /// Say where this machine is: what runs, what boots next and why, what is unfinished.
+///
+/// Exit code 1 says that it has fallen back: what was to run did not come up.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
@@ -18,9 +21,14 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
     inv.initialised()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = status::status(&ctx.session, &inv, &path)?;
+    let code = match found.fallback {
+        Some(_) => exit::FAILED,
+        None => exit::DONE,
+    };
     Ok(Outcome::new(document(&found, inv.menu.hooked, inv.fs.free))
         .text(text(&found))
-        .notes(found.notes.clone()))
+        .notes(found.notes.clone())
+        .code(code))
 }
 
 fn text(found: &Status) -> String {
@@ -34,6 +42,13 @@ fn text(found: &Status) -> String {
             "running",
             &format!("{} (not an environment: be init){kernel}", found.root),
         ),
+    }
+    if let Some((failed, why)) = &found.fallback {
+        let why = why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        line(
+            "fallback",
+            &format!("{failed} did not come up{why} (be log {failed})"),
+        );
     }
     line("next", &next(&found.next, found.running.as_ref()));
     for pending in &found.pending {
@@ -66,6 +81,12 @@ fn text(found: &Status) -> String {
         }
     };
     line("setup", &setup);
+    if let Some(none) = &found.no_trial {
+        line(
+            "trials",
+            &format!("not possible: {none} ({})", none.remedy()),
+        );
+    }
     text
 }
 
@@ -78,6 +99,22 @@ fn next(next: &Next, running: Option<&be_core::name::EnvName>) -> String {
             "as your grub.cfg says: it does not read the menu of be (be init)".into()
         }
         (Why::Once, default) => {
+            let name = next.once.as_deref().unwrap_or_default();
+            let after = default
+                .as_ref()
+                .map_or(String::new(), |d| format!(", then {d}"));
+            format!("{name}, for one boot{after} (be activate -T takes it back)")
+        }
+        (Why::Trial, Some(name)) => {
+            let (left, fallback) = next
+                .trial
+                .as_ref()
+                .map_or((0, None), |(n, f)| (*n, f.as_ref()));
+            let boots = count(usize::from(left), "boot");
+            let then = fallback.map_or(String::new(), |f| format!(", then {f}"));
+            format!("{name}, on trial for {boots}{then}")
+        }
+        (Why::GrubReboot, default) => {
             let entry = next.once.as_deref().unwrap_or_default();
             let else_default = default
                 .as_ref()
@@ -88,8 +125,15 @@ fn next(next: &Next, running: Option<&be_core::name::EnvName>) -> String {
             };
             format!("{entry}, chosen by grub-reboot{else_default}{sticks}")
         }
-        (Why::NoDefault, _) | (Why::Default, None) => {
+        (Why::NoDefault, _) | (Why::Default | Why::Trial, None) => {
             "as your grub.cfg says: the menu has no default".into()
+        }
+        (Why::Default, Some(name)) if next.back.is_some() => {
+            let back = next
+                .back
+                .as_ref()
+                .map_or(String::new(), ToString::to_string);
+            format!("{name} until it has come up, then {back}")
         }
         (Why::Default, Some(name)) if running == Some(name) => format!("{name} (no change)"),
         (Why::Default, Some(name)) => format!("{name} (activated)"),
@@ -167,6 +211,22 @@ fn document(found: &Status, hooked: bool, free: u64) -> Value {
         "next": found.next.default,
         "next_why": found.next.why.as_str(),
         "once": found.next.once,
+        "trial": found.next.trial.as_ref().map(|(left, fallback)| json!({
+            "left": left,
+            "fallback": fallback,
+        })),
+        "fallback": found.fallback.as_ref().map(|(failed, why)| json!({
+            "failed": failed,
+            "why": why,
+        })),
+        "trials": match &found.no_trial {
+            None => json!({ "possible": true }),
+            Some(none) => json!({
+                "possible": false,
+                "why": none.to_string(),
+                "remedy": none.remedy(),
+            }),
+        },
         "hooked": hooked,
         "pending": found.pending,
         "left_behind": left_behind,

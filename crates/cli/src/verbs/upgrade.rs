@@ -7,10 +7,10 @@ use be_core::name::{EnvName, Named};
 use be_core::portage::log::{Progress, render};
 use be_core::portage::pretend::Planned;
 use be_core::record::Phase;
-use be_core::refusal::Refusal;
 use be_core::upgrade::{self, Kind, Outcome as Upgraded, Request, Watch};
 use serde_json::json;
 
+use super::activate::{self, Trial};
 use crate::complete;
 use crate::context::Context;
 use crate::reporter::{Outcome, Reporter};
@@ -40,14 +40,16 @@ pub struct Args {
     #[arg(long, conflicts_with = "continued")]
     pretend: bool,
     /// Leave what boots next as it is.
-    #[arg(long, overrides_with_all = ["activate", "trial"])]
+    #[arg(long, overrides_with = "activate", conflicts_with = "trial")]
     no_activate: bool,
     /// Make the result boot next (this is the default).
-    #[arg(long, overrides_with = "trial")]
+    #[arg(long, overrides_with = "no_activate")]
     activate: bool,
-    /// Make the result boot next, and fall back by itself if it does not come up.
+    #[command(flatten)]
+    trial: Trial,
+    /// Upgrade also if the very same did not boot before.
     #[arg(long)]
-    trial: bool,
+    again: bool,
     /// Options and packages for emerge.
     #[arg(last = true, value_name = "EMERGE-OPTION")]
     options: Vec<String>,
@@ -98,9 +100,6 @@ impl Watch for Show<'_> {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    if args.trial {
-        return Err(Refusal::NoTrial.into());
-    }
     let kind = match &args.continued {
         Some(name) => Kind::Continue(name.clone()),
         None => Kind::New {
@@ -111,11 +110,16 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let request = Request {
         kind,
         pretend: args.pretend,
-        activate: match (args.activate, args.no_activate) {
+        activate: match (
+            args.activate || args.trial.wanted() == Some(true),
+            args.no_activate,
+        ) {
             (true, _) => Some(true),
             (_, true) => Some(false),
             _ => None,
         },
+        trial: args.trial.wanted(),
+        again: args.again,
         options: args.options.clone(),
         now: ctx.now,
     };
@@ -145,7 +149,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
                 "packages": report.packages,
                 "kernel": report.kernel,
                 "debt": report.debt,
-                "activated": report.activated,
+                "activated": report.activated.is_some(),
+                "boot": report.activated.as_ref().map(activate::document),
             }))
             .text(report.text())
             .notes(report.notes.clone())
@@ -183,7 +188,7 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
                 .activate
                 .unwrap_or(ctx.session.config.upgrade.activate)
             {
-                true => format!("write the menu; {name} boots by default"),
+                true => format!("write the menu; {name} boots next"),
                 false => "write the menu; the default stays".to_owned(),
             },
         );

@@ -399,6 +399,7 @@ pub(super) fn prepare_with(
         without,
         proofs: *proofs,
         unborn: Some(menu::Unborn { env: &env, base }),
+        back: None,
     };
     menu::prepare(session, &inv, &request).map(Some)
 }

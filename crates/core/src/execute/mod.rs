@@ -11,8 +11,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
+use chrono::{DateTime, FixedOffset};
 
+use crate::block;
 use crate::bootfs;
+use crate::health;
 use crate::host;
 use crate::layout::ATTRIBUTE;
 use crate::menu::{self, Prepared, Written};
@@ -24,6 +27,7 @@ use crate::plan::{self, Plan, Proofs, Renaming, Step};
 use crate::record::{Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
+use crate::upgrade::inputs;
 
 pub use remove::sweep;
 
@@ -171,6 +175,7 @@ impl Work<'_> {
                             without,
                             proofs: *proofs,
                             unborn: None,
+                            back: None,
                         };
                         menu::prepare(session, &session.observe()?, &request)?
                     }
@@ -179,6 +184,20 @@ impl Work<'_> {
                 self.announced = None;
                 Ok(())
             }
+            Step::BootOnce { name, back } => {
+                session.store.top.sync()?;
+                let request = menu::Request {
+                    default: name,
+                    without: &[],
+                    proofs: Proofs::Kept,
+                    unborn: None,
+                    back: Some(back),
+                };
+                let prepared = menu::prepare(session, &session.observe()?, &request)?;
+                self.done.menu = Some(prepared.write(session)?);
+                Ok(())
+            }
+            Step::Choose(choice) => choose(session, choice),
             Step::Split(spec) => {
                 let note = split::split(session, &self.number, spec)?;
                 self.done.notes.extend(note);
@@ -199,6 +218,19 @@ impl Work<'_> {
             Step::EndRename(names) => rename::end(session, names),
         }
     }
+}
+
+/// The block lies outside the filesystem that it speaks of: everything there is brought to
+/// the disk first.
+fn choose(session: &Session, choice: &be_grub::selection::Choice) -> Result<()> {
+    session.store.top.commit()?;
+    let block = session.observe()?.menu.block;
+    let block = block.context("the menu cannot choose by itself: be doctor says why")?;
+    let starts = choice.trial.as_ref().filter(|t| t.left > 0);
+    if let Some(name) = starts.and_then(|t| EnvName::parse(&t.name).ok()) {
+        health::forget(&session.store, &name);
+    }
+    block::write(&session.store, &block.at, choice)
 }
 
 /// Whether there was no room.
@@ -268,8 +300,41 @@ pub fn finish_rename(
     Ok((session.observe()?, Some(note)))
 }
 
+/// Take note of what GRUB has given up, with why, as far as that can be known. Gives its
+/// name.
+///
+/// # Errors
+/// When its record or the environment block cannot be written.
+pub fn note_failed(
+    session: &Session,
+    inv: Inventory,
+    now: DateTime<FixedOffset>,
+    lock: &Lock,
+) -> Result<(Inventory, Option<EnvName>)> {
+    if inv.choice().failed.is_none() {
+        return Ok((inv, None));
+    }
+    let cause = inv.choice().failed.map(|f| f.cause);
+    let why = |name: &EnvName| health::why(session, name, cause);
+    let (plan, failed) = plan::note_failed(&inv, why, now)?;
+    if let Some(env) = failed.as_ref().and_then(|name| inv.get(name).ok()) {
+        inputs::remember(session, &env.record, now)?;
+    }
+    execute(session, inv, &plan, lock)?;
+    Ok((session.observe()?, failed))
+}
+
+/// What an environment was made from has come up: it may be built again.
+///
+/// # Errors
+/// When what is remembered cannot be written.
+pub fn came_up(session: &Session, record: &Record) -> Result<()> {
+    inputs::forget(session, record)
+}
+
 /// An environment that `be` is used in has come up: mark it as known to work. Gives its
-/// name if it was not marked before.
+/// name if it was not marked before. One that is on trial has its health checks for that,
+/// or a person who says so.
 ///
 /// # Errors
 /// When its record cannot be written.
@@ -285,7 +350,7 @@ pub fn confirm_running(
     let running = inv
         .environments
         .iter_mut()
-        .find(|e| e.running && matches!(e.record.state, State::Ready | State::Trial));
+        .find(|e| e.running && e.trial.is_none() && e.record.state == State::Ready);
     let Some(env) = running else {
         return Ok(None);
     };

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use be_grub::place::NoPlace;
+use be_grub::selection::{Choice, Trial};
+
+use super::create::default;
 use super::{Plan, Proofs, Step};
 use crate::layout;
 use crate::model::{Environment, Inventory};
@@ -9,27 +13,69 @@ use crate::name::EnvName;
 use crate::record::{Policy, State};
 use crate::refusal::Refusal;
 
+/// How an environment is to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// On trial if it was never confirmed and GRUB can count boots; else by default.
+    Auto,
+    /// By default.
+    Default,
+    /// On trial.
+    Trial,
+    /// The next time only.
+    Once,
+}
+
+/// How to switch, with what this machine can do.
+#[derive(Debug, Clone)]
+pub struct Switch {
+    /// How it is to boot.
+    pub how: How,
+    /// How many boots a trial has.
+    pub tries: u8,
+    /// Why GRUB can write nowhere; none if it can.
+    pub no_place: Option<NoPlace>,
+}
+
 /// What is asked for, with what was found out about the environment.
 #[derive(Debug, Clone)]
 pub struct Activate {
     /// Which environment.
     pub name: EnvName,
-    /// For the next boot only.
-    pub once: bool,
+    /// How it is to boot.
+    pub switch: Switch,
     /// Why it would not boot; empty if it would.
     pub problems: Vec<String>,
+}
+
+/// How an environment will boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// By default.
+    Default,
+    /// On trial.
+    Trial {
+        /// So many times at the most.
+        tries: u8,
+        /// What boots after that.
+        fallback: EnvName,
+    },
+    /// The next time only; GRUB sees to that.
+    Once,
+    /// By default until it has come up; then this one again.
+    UntilUp {
+        /// The default after that.
+        back: EnvName,
+    },
 }
 
 /// Plan a change of what boots next.
 ///
 /// # Errors
 /// Every rule that forbids it.
-pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
+pub fn activate(inv: &Inventory, request: &Activate) -> Result<(Plan, Way), Refusal> {
     inv.writable()?;
     let env = inv.get(&request.name)?;
-    if request.once {
-        return Err(Refusal::NoOnce);
-    }
     if env.root.is_none() {
         return Err(Refusal::RootMissing {
             name: request.name.clone(),
@@ -53,15 +99,150 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<Plan, Refusal> {
         });
     }
     inv.hooked()?;
+    switch(inv, env, &request.switch)
+}
+
+/// The same of an environment that is known to be ready for it.
+///
+/// # Errors
+/// [`Refusal::NoTrial`] and [`Refusal::NoFallback`], where a trial was asked for.
+pub(crate) fn switch(
+    inv: &Inventory,
+    env: &Environment,
+    request: &Switch,
+) -> Result<(Plan, Way), Refusal> {
     let mut plan = Plan::default();
+    let way = way(inv, env, request, &mut plan.notes)?;
     plan.steps.extend(clone_late(inv, env));
-    // Also when it boots next already: the menu may be stale.
-    plan.steps.push(Step::WriteMenu {
-        default: request.name.clone(),
+    let name = env.name().to_string();
+    let before = inv.choice();
+    // The menu is written also when it stays as it is: it may be stale.
+    match &way {
+        Way::Default => {
+            let after = Choice {
+                once: None,
+                trial: None,
+                ..before.clone()
+            };
+            // First, so that GRUB never has a trial beside a default that was chosen.
+            if after != before {
+                plan.steps.push(Step::Choose(after));
+            }
+            plan.steps.push(menu(env.name()));
+        }
+        Way::Trial { tries, fallback } => {
+            plan.steps.push(menu(fallback));
+            let left = *tries;
+            plan.steps.push(Step::Choose(Choice {
+                once: None,
+                trial: Some(Trial { name, left }),
+                ..before
+            }));
+        }
+        Way::Once => {
+            plan.steps.push(menu(&default(inv, env.name())));
+            plan.steps.push(Step::Choose(Choice {
+                once: Some(name),
+                ..before
+            }));
+        }
+        Way::UntilUp { back } => plan.steps.push(Step::BootOnce {
+            name: env.name().clone(),
+            back: back.clone(),
+        }),
+    }
+    Ok((plan, way))
+}
+
+fn way(
+    inv: &Inventory,
+    env: &Environment,
+    request: &Switch,
+    notes: &mut Vec<String>,
+) -> Result<Way, Refusal> {
+    let name = env.name();
+    let tries = request.tries;
+    // What runs has come up.
+    let unproven = env.record.state != State::Confirmed && !env.running;
+    match (request.how, &request.no_place) {
+        (How::Once, None) => Ok(Way::Once),
+        (How::Once, Some(none)) => {
+            let back = inv.menu.back.clone();
+            let back = back.unwrap_or_else(|| default(inv, name));
+            if back == *name {
+                return Ok(Way::Default);
+            }
+            notes.push(format!(
+                "{none}. So {name} boots until it has come up and makes {back} the default \
+                 again; if it does not come up, choose {back} in the menu"
+            ));
+            Ok(Way::UntilUp { back })
+        }
+        (How::Trial, Some(none)) => Err(Refusal::no_trial(none)),
+        (How::Trial, None) => match fallback(inv, env) {
+            Some(fallback) => Ok(Way::Trial { tries, fallback }),
+            None => Err(Refusal::NoFallback { name: name.clone() }),
+        },
+        (How::Auto, none) if unproven => match (none, fallback(inv, env)) {
+            (None, Some(fallback)) => Ok(Way::Trial { tries, fallback }),
+            (none, found) => {
+                let why = match none {
+                    Some(none) => none.to_string(),
+                    None => "no other environment is confirmed".to_owned(),
+                };
+                let instead = found.map_or_else(|| "another".to_owned(), |f| f.to_string());
+                notes.push(format!(
+                    "{name} is not on trial: {why}. If it does not come up, choose {instead} in \
+                     the menu"
+                ));
+                Ok(Way::Default)
+            }
+        },
+        (How::Auto | How::Default, _) => Ok(Way::Default),
+    }
+}
+
+/// What a trial falls back to: the default if that is confirmed, else what runs, else the
+/// newest that is confirmed.
+fn fallback(inv: &Inventory, env: &Environment) -> Option<EnvName> {
+    let good = |e: &&Environment| {
+        let listed = inv.menu.entries.iter().any(|n| n == e.name().as_str());
+        let confirmed = e.record.state == State::Confirmed;
+        confirmed && listed && e.root.is_some() && e.name() != env.name()
+    };
+    let all = || inv.environments.iter().rev().filter(good);
+    let best = all()
+        .find(|e| e.default)
+        .or_else(|| all().find(|e| e.running));
+    best.or_else(|| all().next()).map(|e| e.name().clone())
+}
+
+/// Plan that nothing boots for one time only; nothing if nothing was to.
+///
+/// # Errors
+/// Every rule that forbids it.
+pub fn undo_once(inv: &Inventory) -> Result<Plan, Refusal> {
+    inv.writable()?;
+    let mut plan = Plan::default();
+    let choice = inv.choice();
+    if choice.once.is_some() {
+        plan.steps.push(Step::Choose(Choice {
+            once: None,
+            ..choice
+        }));
+    }
+    if let Some(back) = &inv.menu.back {
+        plan.steps.push(menu(back));
+    }
+    Ok(plan)
+}
+
+fn menu(default: &EnvName) -> Step {
+    Step::WriteMenu {
+        default: default.clone(),
         without: Vec::new(),
         proofs: Proofs::Kept,
-    });
-    Ok(plan)
+    }
 }
 
 /// What is cloned late comes from the running system once more, until the environment was
@@ -113,7 +294,11 @@ mod tests {
     fn request(text: &str) -> Activate {
         Activate {
             name: name(text),
-            once: false,
+            switch: Switch {
+                how: How::Auto,
+                tries: 2,
+                no_place: None,
+            },
             problems: Vec::new(),
         }
     }
@@ -153,6 +338,84 @@ mod tests {
             activate(&unhooked, &request("new")),
             Err(Refusal::NotHooked { .. })
         ));
+    }
+
+    #[test]
+    fn what_was_never_confirmed_boots_on_trial() {
+        let mut inv = inventory(vec![
+            env("old", 256),
+            env("default", 257).running().next(),
+            env("new", 300).state(State::Ready),
+        ]);
+        inv.menu.entries = ["new", "default", "old"].map(str::to_owned).to_vec();
+        let ways = |inv: &Inventory, how, no_place: Option<NoPlace>| {
+            let mut request = request("new");
+            (request.switch.how, request.switch.no_place) = (how, no_place);
+            activate(inv, &request).map(|(_, way)| way)
+        };
+        let (plan, way) = activate(&inv, &request("new")).unwrap();
+        let trial = Way::Trial {
+            tries: 2,
+            fallback: name("default"),
+        };
+        assert_eq!(way, trial);
+        let [Step::WriteMenu { default, .. }, Step::Choose(choice)] = &plan.steps[..] else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(default.as_str(), "default");
+        let on_trial = Trial {
+            name: "new".into(),
+            left: 2,
+        };
+        assert_eq!(choice.trial, Some(on_trial));
+        assert_eq!(ways(&inv, How::Default, None).unwrap(), Way::Default);
+        assert_eq!(ways(&inv, How::Once, None).unwrap(), Way::Once);
+        let nowhere = || Some(NoPlace { places: Vec::new() });
+        assert_eq!(ways(&inv, How::Auto, nowhere()).unwrap(), Way::Default);
+        let refused = ways(&inv, How::Trial, nowhere()).unwrap_err();
+        assert!(matches!(refused, Refusal::NoTrial { .. }), "{refused}");
+        let back = name("default");
+        assert_eq!(
+            ways(&inv, How::Once, nowhere()).unwrap(),
+            Way::UntilUp { back }
+        );
+        // A default that was never confirmed itself is nothing to fall back to.
+        inv.environments[1].record.state = State::Ready;
+        let fallback = name("old");
+        let way = ways(&inv, How::Auto, None).unwrap();
+        assert_eq!(way, Way::Trial { tries: 2, fallback });
+        inv.environments[0].record.state = State::Bad;
+        assert_eq!(ways(&inv, How::Auto, None).unwrap(), Way::Default);
+        let refused = ways(&inv, How::Trial, None).unwrap_err();
+        assert!(matches!(refused, Refusal::NoFallback { .. }), "{refused}");
+    }
+
+    #[test]
+    fn another_choice_ends_the_trial_before_the_menu_changes() {
+        let mut inv = inventory(vec![
+            env("default", 256).running().next(),
+            env("new", 300).state(State::Ready),
+        ]);
+        let choice = Choice {
+            trial: Some(Trial {
+                name: "new".into(),
+                left: 1,
+            }),
+            ..Choice::default()
+        };
+        inv.menu.block = Some(crate::model::Block {
+            at: be_grub::selection::Place::Header.block("f"),
+            choice: Ok(choice),
+        });
+        let (plan, way) = activate(&inv, &request("default")).unwrap();
+        assert_eq!(way, Way::Default);
+        let [Step::Choose(choice), Step::WriteMenu { .. }] = &plan.steps[..] else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(*choice, Choice::default());
+        assert_eq!(undo_once(&inv).unwrap(), Plan::default());
+        inv.menu.back = Some(name("default"));
+        assert_eq!(undo_once(&inv).unwrap().steps, [menu(&name("default"))]);
     }
 
     #[test]

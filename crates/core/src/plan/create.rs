@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, FixedOffset};
 
+use super::activate::{Switch, Way, switch};
 use super::{CloneSpec, Plan, Proofs, Step};
 use crate::layout::{self, Layout, Source};
 use crate::model::{Environment, Inventory, Subvolume};
@@ -28,8 +29,8 @@ pub struct Create {
     pub now: DateTime<FixedOffset>,
     /// An upgrade will run in it.
     pub upgrade: Option<Upgrade>,
-    /// It boots by default; the caller has seen that its origin boots.
-    pub activate: bool,
+    /// How it boots next, if it is to; the caller has seen that its origin boots.
+    pub switch: Option<Switch>,
     /// Bytes that have to be free.
     pub min_free: u64,
 }
@@ -38,7 +39,7 @@ pub struct Create {
 ///
 /// # Errors
 /// Every rule that forbids it.
-pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refusal> {
+pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan, Option<Way>), Refusal> {
     inv.writable()?;
     inv.undamaged()?;
     let origin = match &request.origin {
@@ -66,7 +67,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         None => date_name(inv, request.now),
     };
     inv.free_name(&name)?;
-    if request.activate {
+    if request.switch.is_some() {
         inv.hooked()?;
     }
     let boot = request.layout.boot.as_ref().map_or(0, |b| b.size);
@@ -98,19 +99,23 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan), Refu
         sources: sources(origin, root, snapshot, &request.layout),
         fstab: layout::changes(&request.layout, &name, &inv.fs.uuid),
         boot: request.layout.boot.as_ref().map(|b| b.place.clone()),
-        record,
+        record: record.clone(),
     })));
-    if state == State::Ready {
+    if state == State::Building {
+        return Ok((name, plan, None));
+    }
+    let Some(how) = &request.switch else {
         plan.steps.push(Step::WriteMenu {
-            default: match request.activate {
-                true => name.clone(),
-                false => default(inv, origin.name()),
-            },
+            default: default(inv, origin.name()),
             without: Vec::new(),
             proofs: Proofs::Kept,
         });
-    }
-    Ok((name, plan))
+        return Ok((name, plan, None));
+    };
+    let (then, way) = switch(inv, &Environment::new(record, None), how)?;
+    plan.steps.extend(then.steps);
+    plan.notes.extend(then.notes);
+    Ok((name, plan, Some(way)))
 }
 
 /// The root that is to be cloned, and the state that the system in it was in.
@@ -150,9 +155,9 @@ fn sources(
     sources
 }
 
-/// What the menu boots now; before there is a menu, the running environment.
+/// What the menu boots by default now; before there is a menu, the running environment.
 pub fn default(inv: &Inventory, fallback: &EnvName) -> EnvName {
-    let next = inv.environments.iter().find(|e| e.next);
+    let next = inv.environments.iter().find(|e| e.default);
     let running = inv.environments.iter().find(|e| e.running);
     next.or(running)
         .map_or_else(|| fallback.clone(), |e| e.name().clone())
@@ -166,6 +171,7 @@ fn date_name(inv: &Inventory, now: DateTime<FixedOffset>) -> EnvName {
 
 #[cfg(test)]
 mod tests {
+    use super::super::activate::How;
     use super::super::fixture::{env, inventory, name, now, snapshot};
     use super::*;
 
@@ -177,7 +183,7 @@ mod tests {
             description: "why".into(),
             now: now(),
             upgrade: None,
-            activate: false,
+            switch: None,
             min_free: MIN_FREE,
         }
     }
@@ -185,7 +191,7 @@ mod tests {
     #[test]
     fn clones_the_running_environment_and_keeps_the_default() {
         let inv = inventory(vec![env("default", 256).running().next()]);
-        let (name, plan) = create(&inv, &request(None)).unwrap();
+        let (name, plan, _) = create(&inv, &request(None)).unwrap();
         assert_eq!(name.as_str(), "2026-11-20");
         let [Step::Clone(spec), Step::WriteMenu { default, .. }] = &plan.steps[..] else {
             panic!("{plan:?}");
@@ -201,8 +207,33 @@ mod tests {
         let inv = inventory(vec![env("default", 256).running().next()]);
         let mut request = request(Some("new"));
         request.upgrade = Some(Upgrade::start(now(), &[]));
-        let (_, plan) = create(&inv, &request).unwrap();
+        let (_, plan, _) = create(&inv, &request).unwrap();
         assert_eq!(plan.steps.len(), 1);
+    }
+
+    #[test]
+    fn one_that_is_to_boot_is_on_trial() {
+        let mut inv = inventory(vec![env("default", 256).running().next()]);
+        inv.menu.entries = vec!["default".into()];
+        let mut request = request(Some("new"));
+        request.switch = Some(Switch {
+            how: How::Auto,
+            tries: 3,
+            no_place: None,
+        });
+        let (_, plan, way) = create(&inv, &request).unwrap();
+        let fallback = name("default");
+        assert_eq!(way, Some(Way::Trial { tries: 3, fallback }));
+        let [
+            Step::Clone(_),
+            Step::WriteMenu { default, .. },
+            Step::Choose(choice),
+        ] = &plan.steps[..]
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(default.as_str(), "default");
+        assert_eq!(choice.trial.as_ref().unwrap().name, "new");
     }
 
     #[test]
@@ -257,7 +288,7 @@ mod tests {
         ]);
         let mut from = request(Some("new"));
         from.origin = Some("broken@good".parse().unwrap());
-        let (_, plan) = create(&inv, &from).unwrap();
+        let (_, plan, _) = create(&inv, &from).unwrap();
         let Step::Clone(spec) = &plan.steps[0] else {
             panic!("{plan:?}");
         };

@@ -187,6 +187,12 @@ fn one(
     if env.next {
         return Err(Refusal::Next { name });
     }
+    if env.once {
+        return Err(Refusal::Once { name });
+    }
+    if env.default || inv.menu.back.as_ref() == Some(&name) {
+        return Err(Refusal::Fallback { name });
+    }
     if let Some(path) = env.record.grub_home.clone() {
         return Err(Refusal::GrubHome { name, path });
     }

@@ -62,6 +62,7 @@ impl Builder {
     }
     pub(crate) fn next(mut self) -> Self {
         self.0.next = true;
+        self.0.default = true;
         self
     }
     pub(crate) fn state(mut self, state: State) -> Self {

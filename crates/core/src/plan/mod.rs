@@ -2,6 +2,7 @@
 //! to an ordered list of steps. Pure: no file, no process, no clock.
 
 mod activate;
+mod confirm;
 mod create;
 mod destroy;
 mod init;
@@ -14,8 +15,9 @@ mod snapshot;
 mod split;
 mod step;
 
-pub(crate) use activate::clone_late;
-pub use activate::{Activate, activate, rollback_target};
+pub(crate) use activate::switch;
+pub use activate::{Activate, How, Switch, Way, activate, rollback_target, undo_once};
+pub use confirm::{confirm, note_failed};
 pub use create::{Create, MIN_FREE, create, default};
 pub(crate) use destroy::removal_list;
 pub use destroy::{Destroy, Use, destroy};

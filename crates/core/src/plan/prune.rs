@@ -110,6 +110,8 @@ fn in_short(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Running { .. } => "running".into(),
         Refusal::Next { .. } => "boots next".into(),
+        Refusal::Once { .. } => "boots once".into(),
+        Refusal::Fallback { .. } => "boots when a trial fails".into(),
         Refusal::GrubHome { path, .. } => format!("GRUB's own files lie in it, at /{path}"),
         Refusal::NotMade { .. } => "was there before be".into(),
         Refusal::DefaultSubvolume { .. } => "the default subvolume of the filesystem".into(),

@@ -109,31 +109,60 @@ fn steps(inv: &Inventory, env: &Environment, names: &Renaming) -> Vec<Step> {
         without: Vec::new(),
         proofs: Proofs::Kept,
     });
+    // From here on the menu knows the new name only: GRUB boots the default until the block
+    // has it as well.
+    steps.extend(choice(inv, names));
     steps.push(Step::Move(names.clone()));
-    steps.extend(after_the_move(inv, names));
+    steps.extend(children(inv, names));
+    steps.push(Step::EndRename(names.clone()));
     steps
 }
 
+/// What boots once or on trial, under its new name.
+fn choice(inv: &Inventory, names: &Renaming) -> Option<Step> {
+    let before = inv.choice();
+    let mut after = before.clone();
+    let once = after.once.iter_mut();
+    let trial = after.trial.iter_mut().map(|t| &mut t.name);
+    let failed = after.failed.iter_mut().map(|f| &mut f.name);
+    for name in once.chain(trial).chain(failed) {
+        if *name == names.from.as_str() {
+            *name = names.to.to_string();
+        }
+    }
+    (after != before).then_some(Step::Choose(after))
+}
+
 fn after_the_move(inv: &Inventory, names: &Renaming) -> Vec<Step> {
+    let mut steps = children(inv, names);
+    // If it was cut off before that was written.
+    steps.extend(choice(inv, names));
+    steps.push(Step::EndRename(names.clone()));
+    steps
+}
+
+/// Those that were cloned from it know it by its new name.
+fn children(inv: &Inventory, names: &Renaming) -> Vec<Step> {
     let others = inv.environments.iter().filter(|e| {
         e.record.origin.as_ref() == Some(&names.from)
             && ![&names.from, &names.to].contains(&e.name())
     });
-    let mut steps: Vec<Step> = others
+    others
         .map(|e| {
             let mut record = e.record.clone();
             record.origin = Some(names.to.clone());
             Step::Update(Box::new(record))
         })
-        .collect();
-    steps.push(Step::EndRename(names.clone()));
-    steps
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use be_grub::selection::{Choice, Place, Trial};
+
     use super::super::fixture::{env, inventory, name};
     use super::*;
+    use crate::model::Block;
 
     fn request(from: &str, to: &str) -> Rename {
         Rename {
@@ -172,6 +201,41 @@ mod tests {
                 |s| matches!(s, Step::WriteMenu { default, .. } if default.as_str() == "next")
             )
         );
+    }
+
+    #[test]
+    fn what_boots_once_or_on_trial_keeps_doing_so() {
+        let mut inv = inventory(vec![env("run", 256).running().next(), env("new", 257)]);
+        let choice = Choice {
+            once: Some("new".into()),
+            trial: Some(Trial {
+                name: "new".into(),
+                left: 2,
+            }),
+            failed: None,
+        };
+        inv.menu.block = Some(Block {
+            at: Place::Header.block("f"),
+            choice: Ok(choice),
+        });
+        let plan = rename(&inv, &request("new", "newer")).unwrap();
+        let at = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted).unwrap();
+        let choose = at(|s| matches!(s, Step::Choose(_)));
+        assert!(choose > at(|s| matches!(s, Step::WriteMenu { .. })));
+        let Step::Choose(choice) = &plan.steps[choose] else {
+            unreachable!();
+        };
+        assert_eq!(choice.once.as_deref(), Some("newer"));
+        assert_eq!(choice.trial.as_ref().unwrap().name, "newer");
+        // Cut off after the move.
+        inv.environments[1].record.renaming = Some(name("newer"));
+        inv.environments[1].record.renamed_from = Some(name("new"));
+        inv.environments[1].record.name = name("newer");
+        let (_, plan) = unfinished(&inv).unwrap();
+        assert!(matches!(
+            plan.steps[..],
+            [Step::Choose(_), Step::EndRename(_)]
+        ));
     }
 
     #[test]

@@ -88,8 +88,11 @@ fn replaceable(inv: &Inventory, uses: &[Use], env: &Environment) -> Result<(), S
     if env.running {
         return no("it is running");
     }
-    if env.next {
+    if env.next || env.once {
         return no("it boots next");
+    }
+    if env.default {
+        return no("it boots when the trial of another fails");
     }
     if env.record.adopted {
         return no("it was there before be, which replaces only what it made");

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use be_grub::selection::Choice;
+
 use super::SplitSpec;
 use crate::fstab::{Change, Entry};
 use crate::layout::Source;
@@ -53,6 +55,17 @@ pub enum Step {
         /// Whether to believe earlier proofs.
         proofs: Proofs,
     },
+    /// Write the menu for one boot of another environment, where GRUB cannot take note of it:
+    /// it is the default until it has come up and sets that back.
+    BootOnce {
+        /// The environment.
+        name: EnvName,
+        /// The default after that.
+        back: EnvName,
+    },
+    /// Write into GRUB's environment block what boots once or on trial, when everything that
+    /// it speaks of is on the disk.
+    Choose(Choice),
     /// Write down what its owner chose for a subvolume, on the subvolume itself.
     SetPolicy {
         /// Where it is seen.
@@ -230,6 +243,18 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Step::BootOnce { name, back } => {
+                write!(f, "write the menu; {name} boots next, and {back} after it")
+            }
+            Step::Choose(choice) => match (&choice.once, &choice.trial) {
+                (Some(name), _) => write!(f, "tell GRUB to boot {name} once"),
+                (None, Some(trial)) => write!(
+                    f,
+                    "tell GRUB to boot {} on trial, {} more times",
+                    trial.name, trial.left
+                ),
+                (None, None) => write!(f, "tell GRUB to boot nothing but the default"),
+            },
             Step::Unmount(dir) => write!(f, "unmount {}", dir.display()),
             Step::Remove(removal) => {
                 write!(

@@ -12,7 +12,7 @@ use super::{Outcome, Request, Work};
 use crate::execute::execute;
 use crate::log;
 use crate::name::EnvName;
-use crate::plan::{self, Plan, Proofs, Step};
+use crate::plan::{self, How, Plan, Proofs, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
@@ -38,24 +38,25 @@ impl Work<'_> {
         upgrade.phase = Phase::Done;
         upgrade.failed.clear();
         upgrade.ended = Some(later(request.now));
-        let default = match activate {
-            true => self.record.name.clone(),
-            false => plan::default(&inv, &self.record.name),
-        };
         let menu = |default: EnvName| Step::WriteMenu {
             default,
             without: Vec::new(),
             proofs: Proofs::Kept,
         };
+        let how = self.how();
+        let switch = activate.then(|| plan::switch(&inv, env, &self.session.switch(&inv, how)));
+        let switch = switch.transpose()?;
+        let (switch, way) = switch.unzip();
         let mut plan = Plan::default();
         plan.steps.push(Step::Update(Box::new(self.record.clone())));
-        if let Some(late) = plan::clone_late(&inv, env).filter(|_| activate) {
-            // If that fails, the environment has its entry all the same.
+        let steps = switch.as_ref().map_or(&[][..], |s| &s.steps);
+        if !matches!(steps.first(), Some(Step::WriteMenu { .. })) {
+            // If what comes first fails, the environment has its entry all the same.
             plan.steps
                 .push(menu(plan::default(&inv, &self.record.name)));
-            plan.steps.push(late);
         }
-        plan.steps.push(menu(default));
+        plan.steps.extend_from_slice(steps);
+        plan.notes = switch.map(|s| s.notes).unwrap_or_default();
         let mut notes = match activate {
             true => left_behind(self.session, &inv, env).map_or_else(
                 |e| vec![format!("{e:#}")],
@@ -71,7 +72,7 @@ impl Work<'_> {
             packages: diff::diff(&before, &after),
             kernel: found.kernels.first().map(|k| k.version.clone()),
             debt,
-            activated: activate,
+            activated: way,
             menu: done.menu,
             notes,
         };
@@ -97,6 +98,14 @@ impl Work<'_> {
 }
 
 impl Work<'_> {
+    fn how(&mut self) -> How {
+        match self.upgrade().trial {
+            Some(true) => How::Trial,
+            Some(false) => How::Default,
+            None => How::Auto,
+        }
+    }
+
     fn log_report(&self, report: &Report) -> Result<()> {
         let mut out = log::append(&self.session.store, &self.record.name)?;
         Ok(out.write_all(report.text().as_bytes())?)

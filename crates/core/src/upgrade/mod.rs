@@ -4,6 +4,7 @@
 //! its own, and the store is locked only while environments appear and the menu changes.
 
 mod finish;
+pub(crate) mod inputs;
 mod portage;
 mod report;
 
@@ -15,6 +16,7 @@ use be_portage::log::Progress;
 use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
 
+use crate::block;
 use crate::chroot::Interrupted;
 use crate::execute::{execute, finish_rename, sweep};
 use crate::model::Inventory;
@@ -37,6 +39,10 @@ pub struct Request {
     pub pretend: bool,
     /// Whether to make the result boot by default; as before, or as be.toml says, without.
     pub activate: Option<bool>,
+    /// Whether it boots on trial; as before, or where that can be done, without.
+    pub trial: Option<bool>,
+    /// Even if the same failed to boot.
+    pub again: bool,
     /// Options for emerge, as typed after `--`.
     pub options: Vec<String>,
     /// The time.
@@ -132,6 +138,12 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
     let mut upgrade = Upgrade::start(request.now, &request.options);
     let activate = request.activate.unwrap_or(session.config.upgrade.activate);
     upgrade.activate = Some(activate);
+    upgrade.trial = request.trial;
+    if request.trial == Some(true)
+        && let Err(none) = block::place(session, inv)
+    {
+        return Err(Refusal::no_trial(&none).into());
+    }
     match &request.kind {
         Kind::New { name, origin } => {
             let create = plan::Create {
@@ -141,10 +153,10 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
                 description: String::new(),
                 now: request.now,
                 upgrade: Some(upgrade),
-                activate: false,
+                switch: None,
                 min_free: session.config.upgrade.min_free_mib << 20,
             };
-            let (name, plan) = plan::create(inv, &create)?;
+            let (name, plan, _) = plan::create(inv, &create)?;
             // Better now than after twelve hours.
             session.bootable(inv, origin.as_ref())?;
             if activate {
@@ -174,6 +186,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
             let mut upgrade = old.clone();
             (upgrade.ended, upgrade.error) = (None, None);
             upgrade.activate = request.activate.or(upgrade.activate);
+            upgrade.trial = request.trial.or(upgrade.trial);
             if !request.options.is_empty() {
                 upgrade.options.clone_from(&request.options);
             }
@@ -293,6 +306,14 @@ impl Work<'_> {
             self.sync()?;
         }
         self.enter(Phase::Preview)?;
+        self.take_inputs()?;
+        if !continued
+            && !request.again
+            && let Some(why) = self.known_to_fail()?
+        {
+            self.discard()?;
+            return Err(NothingToDo(why).into());
+        }
         let planned = self.preview()?;
         if request.pretend {
             self.discard()?;

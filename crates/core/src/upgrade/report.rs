@@ -6,6 +6,7 @@ use chrono::{DateTime, FixedOffset, Local};
 
 use crate::menu::Written;
 use crate::name::EnvName;
+use crate::plan::Way;
 
 /// A finished upgrade.
 #[derive(Debug)]
@@ -18,8 +19,8 @@ pub struct Report {
     pub kernel: Option<String>,
     /// What is left for a person.
     pub debt: Debt,
-    /// It boots by default.
-    pub activated: bool,
+    /// How it boots from now on; none if what boots next is as it was.
+    pub activated: Option<Way>,
     /// The menu as it was written.
     pub menu: Option<Written>,
     /// A sentence each.
@@ -39,9 +40,14 @@ impl Report {
         for line in debt(&self.debt) {
             text.push_str(&format!("left for you: {line}\n"));
         }
-        text.push_str(&match self.activated {
-            true => format!("{} boots next: reboot when it suits you\n", self.name),
-            false => format!(
+        text.push_str(&match &self.activated {
+            Some(Way::Trial { tries, fallback }) => format!(
+                "{} boots next, on trial: reboot when it suits you. If it is not confirmed in \
+                 {tries} boots, {fallback} boots again\n",
+                self.name
+            ),
+            Some(_) => format!("{} boots next: reboot when it suits you\n", self.name),
+            None => format!(
                 "{0} is complete and in the menu; be activate {0} makes it the default\n",
                 self.name
             ),

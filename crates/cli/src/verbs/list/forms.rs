@@ -401,7 +401,7 @@ pub fn document(row: &Row) -> Value {
         "state": env.state(),
         "running": env.running,
         "next": env.next,
-        "once": false,
+        "once": env.once,
         "pinned": env.record.pinned,
         "mountpoint": env.mounted.first(),
         "created": env.record.created.to_rfc3339(),

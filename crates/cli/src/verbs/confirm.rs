@@ -1,0 +1,161 @@
+//! `be confirm`
+
+use anyhow::Result;
+use be_core::execute::came_up;
+use be_core::health;
+use be_core::host;
+use be_core::name::EnvName;
+use be_core::plan;
+use be_core::refusal::Refusal;
+use be_core::selection::Boot;
+use be_core::session::Session;
+use serde_json::json;
+
+use crate::args::Global;
+use crate::context::{Context, Work};
+use crate::reporter::Outcome;
+
+/// Say that the running environment works: its trial has ended, and it boots from now on.
+///
+/// Until then an environment on trial falls back to the last confirmed one. The health
+/// service says it when all checks have passed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// For the health service: check first; if it is on trial and not well, reboot.
+    #[arg(long)]
+    boot: bool,
+}
+
+/// The service runs on every boot, also where nothing is managed.
+pub fn has_nothing_to_do(args: &Args, global: &Global) -> bool {
+    let foreign = |error: &anyhow::Error| {
+        let refusal = error.downcast_ref();
+        matches!(
+            refusal,
+            Some(Refusal::NotBtrfs { .. } | Refusal::NotASystem { .. })
+        )
+    };
+    args.boot
+        && match Session::open(&global.sysroot) {
+            Ok(session) => !session.store.exists(),
+            Err(error) => foreign(&error),
+        }
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    match args.boot {
+        true => after_boot(ctx),
+        false => by_hand(ctx),
+    }
+}
+
+fn by_hand(ctx: &mut Context) -> Result<Outcome> {
+    let work = ctx.begin_unconfirmed()?;
+    if !is_up(&work) {
+        return Err(Refusal::NotUp.into());
+    }
+    let outcome = confirm(ctx, work)?;
+    health::withdraw();
+    Ok(outcome)
+}
+
+/// Whether this machine has booted what is managed here.
+fn is_up(work: &Work) -> bool {
+    work.inv.sysroot == std::path::Path::new("/") && host::sees_the_machine()
+}
+
+fn confirm(ctx: &mut Context, work: Work) -> Result<Outcome> {
+    let planned = plan::confirm(&work.inv)?;
+    let record = work.inv.running()?.record.clone();
+    let name = record.name.clone();
+    let text = match planned.steps.is_empty() {
+        true => format!("{name} is confirmed already\n"),
+        false => format!("{name} is confirmed\n"),
+    };
+    let done = match ctx.carry_out(work, &planned)? {
+        Ok(done) => done,
+        Err(shown) => return Ok(shown),
+    };
+    came_up(&ctx.session, &record)?;
+    Ok(
+        Outcome::new(json!({ "environment": name, "confirmed": true }))
+            .text(text)
+            .notes(done.notes),
+    )
+}
+
+fn after_boot(ctx: &mut Context) -> Result<Outcome> {
+    // Takes note of what GRUB has given up, and lets go of the lock: checks may take long.
+    let work = ctx.begin_unconfirmed()?;
+    let inv = &work.inv;
+    if !is_up(&work) {
+        return Err(Refusal::NotUp.into());
+    }
+    let name = inv.running()?.name().clone();
+    let boot = health::boot(inv);
+    fallback(&name, boot.as_ref(), inv)?;
+    let on_trial = inv.running()?.trial.is_some();
+    drop(work.lock);
+    if ctx.dry_run {
+        return Ok(
+            Outcome::new(json!({ "environment": name, "dry_run": true })).text(format!(
+                "would check {name}, and confirm it if it is well\n"
+            )),
+        );
+    }
+    let found = health::check(&ctx.session, &work.inv, &name)?;
+    health::note(&ctx.session.store, &name, &found, ctx.now)?;
+    let mut outcome = match (found.failures.is_empty(), on_trial, &boot) {
+        (true, ..) => {
+            let work = ctx.begin_unconfirmed()?;
+            confirm(ctx, work)?
+        }
+        (false, true, Some(Boot::Trial(left))) => {
+            let why = found.failures.join("; ");
+            ctx.reporter.note(&format!(
+                "{name} is not well: {why}. It is on trial, with {left} more boots to come: \
+                 rebooting"
+            ));
+            health::reboot()?;
+            Outcome::new(json!({ "environment": name, "confirmed": false, "reboot": true })).code(1)
+        }
+        (false, ..) => {
+            health::announce(&format!(
+                "be: {name} is not well: {}.\nbe log {name} says more; be confirm, if it is.",
+                found.failures.join("; ")
+            ))?;
+            Outcome::new(json!({ "environment": name, "confirmed": false, "reboot": false }))
+                .text(format!("{name} is not confirmed\n"))
+                .code(1)
+        }
+    };
+    outcome.fields.insert("well".into(), json!(found.well));
+    outcome
+        .fields
+        .insert("failures".into(), json!(found.failures));
+    outcome
+        .fields
+        .insert("warnings".into(), json!(found.warnings));
+    let failures = found.failures.iter().map(|f| format!("failed: {f}"));
+    let warnings = found.warnings.iter().map(|w| format!("warning: {w}"));
+    Ok(outcome.notes(failures.chain(warnings)))
+}
+
+/// Tell who logs in that this is not what was to run.
+fn fallback(name: &EnvName, boot: Option<&Boot>, inv: &be_core::model::Inventory) -> Result<()> {
+    let Some(Boot::Fallback(failed)) = boot else {
+        health::withdraw();
+        return Ok(());
+    };
+    let bad = inv
+        .environments
+        .iter()
+        .find(|e| e.name().as_str() == failed.name);
+    let why = bad.and_then(|e| e.record.trial_failure.as_ref());
+    let why = why.map_or_else(String::new, |f| format!(" ({})", f.why));
+    let failed = &failed.name;
+    health::announce(&format!(
+        "be: {failed} did not come up{why}; {name} runs instead.\n\
+         be log {failed} says more, be status where this machine is."
+    ))
+}

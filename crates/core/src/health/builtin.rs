@@ -1,0 +1,148 @@
+//! What every system must be: up, with the root that was meant and all that fstab lists.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::fstab::Fstab;
+
+/// Between two looks.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// What an init has reached when the system is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// systemd's default target.
+    Systemd,
+    /// OpenRC's default runlevel.
+    OpenRc,
+}
+
+/// What this init can be asked for; none of one that is not known.
+pub(super) fn target() -> Option<Target> {
+    // sd_booted(3); OpenRC writes the other before it starts anything.
+    if Path::new("/run/systemd/system").exists() {
+        Some(Target::Systemd)
+    } else if Path::new("/run/openrc/softlevel").exists() {
+        Some(Target::OpenRc)
+    } else {
+        None
+    }
+}
+
+impl Target {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Target::Systemd => "the default target is reached",
+            Target::OpenRc => "the default runlevel is reached",
+        }
+    }
+
+    /// Wait for it.
+    pub(super) fn reached(self, patience: Duration) -> Result<(), String> {
+        let start = Instant::now();
+        while !self.is_reached() {
+            if start.elapsed() > patience {
+                let (what, seconds) = (self.name(), patience.as_secs());
+                return Err(format!("after {seconds} s it is not so that {what}"));
+            }
+            sleep(MOMENT);
+        }
+        Ok(())
+    }
+
+    fn is_reached(self) -> bool {
+        match self {
+            Target::Systemd => Command::new("systemctl")
+                .args(["is-active", "--quiet", "default.target"])
+                .stdin(Stdio::null())
+                .status()
+                .is_ok_and(|s| s.success()),
+            Target::OpenRc => {
+                let level = std::fs::read_to_string("/run/openrc/softlevel").unwrap_or_default();
+                level.trim() == "default" && !Path::new("/run/openrc/rc.starting").exists()
+            }
+        }
+    }
+
+    /// Services that failed: whether that matters, only their owner knows.
+    pub(super) fn complaints(self) -> Vec<String> {
+        let Target::Systemd = self else {
+            return Vec::new();
+        };
+        let output = Command::new("systemctl")
+            .args([
+                "list-units",
+                "--failed",
+                "--plain",
+                "--no-legend",
+                "--no-pager",
+            ])
+            .stdin(Stdio::null())
+            .output();
+        let text = output.map_or_else(|_| Vec::new(), |o| o.stdout);
+        let text = String::from_utf8_lossy(&text);
+        let units = text.lines().filter_map(|l| l.split_whitespace().next());
+        units.map(|unit| format!("{unit} has failed")).collect()
+    }
+}
+
+/// Whether the root is the one on the kernel command line: a fstab or an initramfs that says
+/// otherwise would boot another environment under the name of this one.
+pub(super) fn root(cmdline: &str, root: &str) -> Result<(), String> {
+    let words = be_grub::cmdline::split_args(cmdline);
+    let flags = words.iter().rev().find_map(|word| {
+        let flags = word.strip_prefix("rootflags=")?;
+        flags
+            .split(',')
+            .rev()
+            .find_map(|o| o.strip_prefix("subvol="))
+    });
+    match flags.map(|path| path.trim_matches('/')) {
+        Some(meant) if meant != root.trim_matches('/') => Err(format!(
+            "the root is subvol={root}, and GRUB named subvol=/{meant}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What fstab wants mounted at boot, and is not.
+pub(super) fn not_mounted(fstab: &Fstab, mounts: &[&Path]) -> Vec<String> {
+    let optional = ["noauto", "nofail", "x-systemd.automount", "bg"];
+    let wanted = fstab.entries().filter(|entry| {
+        entry.target.is_absolute()
+            && entry.fstype != "swap"
+            && !entry.options.iter().any(|o| optional.contains(&&**o))
+    });
+    wanted
+        .filter(|entry| !mounts.contains(&&*entry.target))
+        .map(|entry| entry.target.display().to_string())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_last_one_that_the_kernel_was_told() {
+        let line = "ro rootflags=subvol=@ rootflags=noatime,subvol=/@be/new/root quiet";
+        assert_eq!(root(line, "/@be/new/root"), Ok(()));
+        assert!(root(line, "/@").unwrap_err().contains("/@be/new/root"));
+        assert_eq!(root("rootflags=subvol=/", "/"), Ok(()));
+        assert_eq!(root("quiet", "/@"), Ok(()));
+    }
+
+    #[test]
+    fn only_what_must_be_mounted_is_missed() {
+        let fstab = Fstab::parse(
+            "UUID=a / btrfs subvol=@ 0 0\nUUID=a /home btrfs subvol=@home 0 0\n\
+             UUID=b /boot ext4 noauto 0 0\nUUID=c /efi vfat nofail 0 0\nUUID=d none swap sw 0 0\n\
+             UUID=e /srv xfs x-systemd.automount 0 0\n",
+        );
+        let root = Path::new("/");
+        assert_eq!(not_mounted(&fstab, &[root]), ["/home"]);
+        assert_eq!(not_mounted(&fstab, &[root, Path::new("/home")]), [""; 0]);
+    }
+}
