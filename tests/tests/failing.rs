@@ -1,5 +1,7 @@
 //! Upgrades that Portage cannot finish.
 
+use std::fs;
+
 use anyhow::Result;
 use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
@@ -121,5 +123,32 @@ fn a_disk_that_fills_up_in_the_merge() -> Result<()> {
     system.be.run(&["upgrade", "--continue", "new"]).done();
     assert_eq!(system.sound_menu()?, "new");
     assert!(system.env("new", "var/db/pkg/app-misc/hello-3").exists());
+    Ok(())
+}
+
+/// What GRUB has given up is remembered beside the environments; here as if it had.
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_did_not_come_up_is_not_built_again_before_something_changes() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/hello"])?;
+    system.be.run(&["upgrade", "--no-activate", "first"]).done();
+    let inputs = system.record("first")?["upgrade"]["inputs"].clone();
+    assert!(inputs.is_string(), "{inputs}");
+    let memory = serde_json::json!({ "schema": 1, "bad": [{
+        "environment": "first", "noticed": "2026-11-20T01:02:03+01:00", "inputs": inputs,
+    }]});
+    fs::write(system.top("@be/.bad.json"), memory.to_string())?;
+    system.be.run(&["destroy", "-y", "first"]).done();
+
+    let same = system.be.run(&["upgrade", "second"]).exits(77);
+    same.says(&["first", "did not come up on 2026-11-20", "--again"]);
+    assert!(system.listed("second").is_none());
+    assert_eq!(system.leftovers(), [""; 0].map(std::path::PathBuf::from));
+    let again = ["upgrade", "--again", "--no-activate", "third"];
+    system.be.run(&again).done();
+    system.add_to_world("app-misc/greeter")?;
+    let other = ["upgrade", "--no-activate", "fourth"];
+    system.be.run(&other).done();
     Ok(())
 }

@@ -8,7 +8,7 @@ mod message;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use be_grub::selection::{Boot, Cause};
@@ -137,8 +137,14 @@ pub(crate) fn why(session: &Session, name: &EnvName, cause: Option<Cause>) -> St
     if let Some(failed) = log.as_deref().and_then(last_failure) {
         return failed;
     }
+    // What is older than the environment was another's.
+    let record = session.store.record_of(name);
+    let since = record.map_or(SystemTime::UNIX_EPOCH, |r| r.created.into());
     let panics = ["/sys/fs/pstore", "/var/lib/systemd/pstore"];
-    if let Some(panic) = panics.iter().find_map(|dir| panic_in(Path::new(dir))) {
+    if let Some(panic) = panics
+        .iter()
+        .find_map(|dir| panic_in(Path::new(dir), since))
+    {
         return format!("its kernel panicked: {panic}");
     }
     "it was not confirmed in its trial boots: it crashed or hung before its health checks".into()
@@ -154,12 +160,13 @@ fn last_failure(log: &str) -> Option<String> {
     (!failures.is_empty()).then(|| failures.join("; "))
 }
 
-/// The panic that the firmware has kept (Documentation/ABI/testing/pstore), the newest.
-fn panic_in(dir: &Path) -> Option<String> {
+/// The newest panic that the firmware has kept (Documentation/ABI/testing/pstore).
+fn panic_in(dir: &Path, since: SystemTime) -> Option<String> {
     const WORDS: &str = "Kernel panic - not syncing: ";
     let files = std::fs::read_dir(dir).ok()?.flatten();
     let mut files: Vec<_> = files
         .filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path())))
+        .filter(|(modified, _)| *modified >= since)
         .collect();
     files.sort();
     files.iter().rev().find_map(|(_, path)| {
@@ -216,12 +223,15 @@ mod tests {
     #[test]
     fn a_panic_is_found_where_the_firmware_keeps_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(panic_in(dir.path()), None);
+        let since = SystemTime::now() - Duration::from_secs(60);
+        assert_eq!(panic_in(dir.path(), since), None);
         let text = "<0>[1.2] x\n<0>[1.3] Kernel panic - not syncing: Attempted to kill init!\n<4>y";
         std::fs::write(dir.path().join("dmesg-efi-1"), text).unwrap();
         assert_eq!(
-            panic_in(dir.path()).as_deref(),
+            panic_in(dir.path(), since).as_deref(),
             Some("Attempted to kill init!")
         );
+        let later = SystemTime::now() + Duration::from_secs(60);
+        assert_eq!(panic_in(dir.path(), later), None);
     }
 }
