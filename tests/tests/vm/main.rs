@@ -7,3 +7,4 @@ mod menu;
 mod rename;
 mod split;
 mod trial;
+mod writes;
