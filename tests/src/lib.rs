@@ -4,6 +4,7 @@
 pub mod be;
 pub mod bench;
 pub mod disk;
+pub mod grub;
 pub mod small;
 pub mod store;
 pub mod system;

@@ -55,7 +55,15 @@ impl Machine {
     /// # Errors
     /// QEMU does not start.
     pub fn on(&mut self) -> Result<&mut Vm> {
-        let vm = Vm::boot(&self.disk.path(), self.firmware, &Options::default())?;
+        self.on_with(&Options::default())
+    }
+
+    /// Powers it on with other settings.
+    ///
+    /// # Errors
+    /// QEMU does not start.
+    pub fn on_with(&mut self, options: &Options) -> Result<&mut Vm> {
+        let vm = Vm::boot(&self.disk.path(), self.firmware, options)?;
         Ok(self.vm.insert(vm))
     }
 

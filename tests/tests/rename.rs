@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::Seeded;
+use be_tests::grub::{self, Choice};
 use be_tests::system::{NOTHING, System};
 use nix::sys::signal::Signal;
 use xtask::loopdev::{Loop, Mount};
@@ -242,35 +243,14 @@ impl Cut {
         Ok(Self { image })
     }
 
-    /// A file of it, as GRUB sees it: without the log that the kernel would replay.
-    fn grub_reads(&self, path: &str) -> Result<String> {
-        run(cmd("grub-fstest", [&self.image]).args(["cat", &format!("(loop0){path}")]))
-    }
-
     /// That GRUB finds what the menu boots by default, and that the kernel mounts the root
     /// by the path that GRUB gives it, and by that of its fstab.
     fn boots(&self, system: &System) -> Result<()> {
-        let menu = self.grub_reads("/@be/.grub/menu.cfg")?;
-        let default = menu
-            .lines()
-            .find_map(|l| l.trim().strip_prefix("set default='be-"))
-            .context("the menu has no default")?
-            .trim_end_matches('\'');
-        let entry = menu
-            .split("\nmenuentry ")
-            .find(|e| e.contains(&format!("--id 'be-{default}'")))
-            .context("the default has no entry")?;
-        let between = |text: &str, from: &str, to: char| -> Result<String> {
-            let (_, rest) = text
-                .split_once(from)
-                .with_context(|| format!("no {from}"))?;
-            Ok(rest.split(to).next().unwrap_or_default().to_owned())
-        };
-        for file in ["linux ($be_root)'", "initrd ($be_root)'"] {
-            let path = between(entry, file, '\'')?;
-            ensure!(!self.grub_reads(&path)?.is_empty(), "{path}");
+        let read = |path: &str| grub::read(&self.image, "loop0", path);
+        let choice = Choice::of(&String::from_utf8(read(grub::MENU)?)?)?;
+        for path in [&choice.linux, &choice.initrd] {
+            ensure!(!read(path)?.is_empty(), "{path}");
         }
-        let subvol = between(entry, "rootflags=subvol=", '\'')?;
         // The kernel gives a copy of a mounted filesystem a UUID of its own (Linux 6.7).
         let device = Loop::attach(&self.image)?;
         let target = system.dir().join("cut");
@@ -278,14 +258,14 @@ impl Cut {
         let mount = |subvol: &str| {
             let options = format!("subvol={subvol}");
             Mount::new(device.node(), &target, "btrfs", &options)
-                .with_context(|| format!("{default} cannot be mounted from {subvol}"))
+                .with_context(|| format!("{} cannot be mounted from {subvol}", choice.name))
         };
         let fstab = {
-            let root = mount(&subvol)?;
+            let root = mount(&choice.subvolume)?;
             fs::read_to_string(root.path().join("etc/fstab"))?
         };
-        let subvol = between(&fstab, "subvol=", ',')?;
-        let root = mount(&subvol)?;
+        let (_, subvol) = fstab.split_once("subvol=").context("no subvol=")?;
+        let root = mount(subvol.split(',').next().unwrap_or_default())?;
         ensure!(root.path().join("sbin/init").exists());
         Ok(())
     }

@@ -21,6 +21,7 @@ pub mod temp;
 pub mod test;
 pub mod vm;
 pub mod volumes;
+pub mod writes;
 
 /// Shows a line of a demonstration, as it is.
 #[expect(clippy::print_stderr, reason = "what a demonstration is for")]

@@ -8,3 +8,4 @@ mod menu;
 mod rename;
 mod split;
 mod trial;
+mod writes;

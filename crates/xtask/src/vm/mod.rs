@@ -1,7 +1,7 @@
 //! Virtual machines: QEMU without acceleration, driven by the serial line as a
 //! person at a terminal would.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::run::last_lines;
-use crate::temp;
+use crate::{temp, writes};
 
 mod grub;
 mod screen;
@@ -46,6 +46,8 @@ pub struct Options {
     pub memory: u32,
     /// Whether a reset ends the machine instead of booting it again.
     pub no_reboot: bool,
+    /// A file for [the log](crate::writes) of what is written to the disk.
+    pub log: Option<PathBuf>,
     /// Arguments for QEMU beyond the usual ones.
     pub extra: Vec<String>,
 }
@@ -55,6 +57,7 @@ impl Default for Options {
         Self {
             memory: 512,
             no_reboot: false,
+            log: None,
             extra: Vec::new(),
         }
     }
@@ -116,10 +119,13 @@ impl Vm {
                 "-serial",
                 "chardev:serial",
             ])
-            .args([
-                "-drive",
-                &format!("file={},format=raw,if=virtio", disk.display()),
-            ]);
+            .args(match &options.log {
+                Some(log) => logged_disk(disk, log)?,
+                None => vec![
+                    "-drive".to_owned(),
+                    format!("file={},format=raw,if=virtio", disk.display()),
+                ],
+            });
         if firmware == Firmware::Uefi {
             let (code, vars) = ovmf()?;
             let own = dir.path().join("vars.fd");
@@ -356,6 +362,31 @@ fn find(haystack: &[u8], needle: &str) -> Option<usize> {
     haystack
         .windows(needle.len().max(1))
         .position(|window| window == needle.as_bytes())
+}
+
+/// A disk whose writes are recorded in a new file. Neither file has to survive a power cut
+/// of the host.
+fn logged_disk(disk: &Path, log: &Path) -> Result<Vec<String>> {
+    File::create(log).with_context(|| format!("make {}", log.display()))?;
+    let file = |name: &str, path: &Path| {
+        let path = path.display();
+        format!("driver=file,node-name={name},filename={path},cache.no-flush=on")
+    };
+    let sector = writes::SECTOR;
+    Ok([
+        "-blockdev",
+        &file("disk-file", disk),
+        "-blockdev",
+        &file("log-file", log),
+        "-blockdev",
+        &format!(
+            "driver=blklogwrites,node-name=disk,file=disk-file,log=log-file,log-sector-size={sector}"
+        ),
+        "-device",
+        "virtio-blk-pci,drive=disk",
+    ]
+    .map(str::to_owned)
+    .to_vec())
 }
 
 /// UEFI's code and its variables, as distributions name them.
