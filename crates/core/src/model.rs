@@ -1,7 +1,10 @@
 //! What `observe` found: one immutable picture of the system and of its environments.
 //! Nothing here reads a file, starts a process or knows the time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use be_grub::access::Access;
 
 use crate::layout::Layout;
 use crate::name::{EnvName, Named, SnapName};
@@ -248,6 +251,10 @@ pub struct MenuState {
     pub config: Option<GrubConfig>,
     /// That grub.cfg reads our menu.
     pub hooked: bool,
+    /// What of that grub.cfg needs a password.
+    pub access: Access,
+    /// How many packages the titles of the menu file say, by environment.
+    pub packages: BTreeMap<String, u32>,
 }
 
 /// Where a grub.cfg is.
