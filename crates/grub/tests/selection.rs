@@ -511,6 +511,61 @@ fn sourced_twice_it_counts_once() {
     assert_eq!(outcomes[0].block[2], "1");
 }
 
+/// The body of an entry as a shell's function, `entry`.
+fn body_of(text: &str, id: &str) -> String {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !line.contains(&format!(" --id '{id}' ")));
+    let head = lines.next().expect("an entry");
+    let indent = &head[..head.len() - head.trim_start().len()];
+    let end = format!("{indent}}}");
+    let body: Vec<&str> = lines.take_while(|line| *line != end).collect();
+    let body = body.join("\n").replace("($be_root)", "${be_root}");
+    format!("entry() {{\n{}\n}}\n", body.replace("[ ! -s ", "missing "))
+}
+
+/// Nothing can be loaded in the end: what was picked falls back, and what a person chose comes back to the menu.
+#[test]
+fn only_the_entry_that_was_picked_is_told_so_and_falls_back() {
+    const GRUB: &str = r#"
+set() { declare -g "$1"; }
+insmod() { :; }; multiboot() { :; }; sleep() { :; }; echo() { :; }
+search() { be_root=there; }
+missing() { return 1; }
+linux() { shift; printf '%s ' "$@"; }
+initrd() { :; }
+boot() { return 1; }
+be_fall_back() { printf 'falls back'; }
+"#;
+    let text = menu(&["new", "old"], "old", on_esp()).render();
+    let text = text.expect("renders");
+    let words = format!("root=UUID={UUID} quiet");
+    for (id, told) in [
+        ("be-new", "be.boot=trial be.left=1 falls back"),
+        ("be-old", "be.boot=chosen "),
+        ("be-new/rescue", "single be.boot=chosen "),
+        ("be-old/rescue", "single be.boot=chosen "),
+    ] {
+        let script = format!(
+            "{GRUB}\n{}\nbe_pick=new be_boot=trial be_words='be.boot=trial be.left=1'\nentry\n",
+            body_of(&text, id)
+        );
+        let output = Command::new("bash")
+            .arg("-c")
+            .arg(". /dev/stdin")
+            .stdin(memory(&script))
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: bash is not installed");
+            return;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+        let told = format!("{words} {told}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), told, "{id}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
