@@ -29,7 +29,7 @@ fn two_creates() -> Result<()> {
     let environments = list["environments"].as_array().map_or(0, Vec::len);
     assert_eq!(environments, made);
     assert_eq!(system.subvolume_paths()?.len(), 1 + 2 * (made - 1));
-    assert_eq!(system.menu()?.matches("--id 'be-").count(), made);
+    assert_eq!(system.menu()?.matches("\nmenuentry ").count(), made);
     assert_eq!(system.sound_menu()?, "default");
     assert!(system.leftovers().is_empty());
     Ok(())

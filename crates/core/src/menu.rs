@@ -11,8 +11,10 @@ use be_grub::validate::Checker;
 
 use crate::block;
 use crate::boot::{Examination, Kernel};
+use crate::entries::{self, Entries};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
+use crate::packages;
 use crate::plan::Proofs;
 use crate::proven::Proven;
 use crate::refusal::Refusal;
@@ -71,6 +73,30 @@ pub(crate) struct Unborn<'a> {
     pub(crate) base: &'a Root,
 }
 
+impl Unborn<'_> {
+    /// The environment that it was cloned from, as long as nothing was written there since:
+    /// what was found out of that is true of the clone.
+    fn origin<'i>(&self, inv: &'i Inventory) -> Result<Option<&'i Environment>> {
+        let base = be_btrfs::subvolume_info(self.base)?;
+        let Some(parent) = base.parent_uuid.map(|uuid| uuid.to_string()) else {
+            return Ok(None);
+        };
+        Ok(inv.environments.iter().find(|env| {
+            let root = env.root.as_ref();
+            root.is_some_and(|r| r.uuid == parent && r.generation <= base.otransid)
+        }))
+    }
+}
+
+/// How many packages the titles are to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packages {
+    /// As many as there are.
+    Counted,
+    /// As many as the menu says that is there.
+    AsShown,
+}
+
 /// What the menu is to show.
 pub(crate) struct Request<'a> {
     /// The environment that boots by default.
@@ -96,7 +122,12 @@ enum Making {
 ///
 /// # Errors
 /// When the menu cannot be rendered.
-pub fn render(session: &Session, inv: &Inventory, default: &EnvName) -> Result<Written> {
+pub fn render(
+    session: &Session,
+    inv: &Inventory,
+    default: &EnvName,
+    packages: Packages,
+) -> Result<Written> {
     let request = Request {
         default,
         without: &[],
@@ -104,7 +135,7 @@ pub fn render(session: &Session, inv: &Inventory, default: &EnvName) -> Result<W
         unborn: None,
         back: None,
     };
-    render_with(session, inv, &request, Making::No).map(|(written, _)| written)
+    render_with(session, inv, &request, packages, Making::No).map(|(written, _)| written)
 }
 
 /// As [`render`]; gives what is proven now, too.
@@ -112,27 +143,30 @@ fn render_with(
     session: &Session,
     inv: &Inventory,
     request: &Request<'_>,
+    packages: Packages,
     making: Making,
 ) -> Result<(Written, Proven)> {
-    let before = match request.proofs {
-        Proofs::Kept => Proven::read(&session.store),
-        Proofs::Anew => Proven::default(),
-    };
+    let before = Proven::read(&session.store);
     let mut written = Written::default();
     let mut proven = Proven::default();
-    let mut entries = Vec::new();
-    let mut add = |env: &Environment, proof: Result<Kernel, String>| match proof
-        .and_then(|kernel| entry(env, &kernel))
+    let mut all = Entries::of(inv.menu.access);
+    let mut add = |env: &Environment, proof: Result<Vec<Kernel>, String>, packages| match proof
+        .and_then(|kernels| all.add(env, &kernels, packages))
     {
-        Ok(entry) => {
-            entries.push(entry);
-            written.entries.push(env.name().to_string());
-        }
+        Ok(()) => written.entries.push(env.name().to_string()),
         Err(why) => written.left_out.push((env.name().to_string(), why)),
+    };
+    let count = |env: &Environment, proven: &mut Proven| match packages {
+        Packages::Counted => counted(session, env, &before, proven),
+        Packages::AsShown => inv.menu.packages.get(env.name().as_str()).copied(),
     };
     if let Some(unborn) = &request.unborn {
         let found = session.examine_at(inv, unborn.env, unborn.base, None)?;
-        add(unborn.env, verdict(found));
+        let packages = match unborn.origin(inv)? {
+            Some(origin) => count(origin, &mut proven),
+            None => packages::count(unborn.base),
+        };
+        add(unborn.env, verdict(found), packages);
     }
     for env in inv.environments.iter().rev() {
         if request.without.contains(env.name()) {
@@ -140,15 +174,17 @@ fn render_with(
         }
         let known = before
             .get(env, &inv.fs, &session.config)
-            .filter(|_| env.usable());
+            .filter(|_| env.usable() && request.proofs == Proofs::Kept);
         let proof = match known {
-            Some(kernel) => Ok(kernel),
+            Some(kernels) => Ok(kernels.to_vec()),
             None => prove(session, inv, env)?,
         };
-        if let Ok(kernel) = &proof {
-            proven.put(env, &inv.fs, &session.config, kernel);
+        let mut packages = None;
+        if let Ok(kernels) = &proof {
+            proven.put(env, &inv.fs, &session.config, kernels);
+            packages = count(env, &mut proven);
         }
-        add(env, proof);
+        add(env, proof, packages);
     }
     let default = request.default.as_str();
     let listed = written.entries.iter().any(|e| e == default);
@@ -158,14 +194,14 @@ fn render_with(
     let back = request.back.or(inv.menu.back.as_ref().filter(|_| was));
     let back = back.filter(|_| listed).map(ToString::to_string);
     let selection = match listed {
-        true => selection(session, inv, &entries, making),
+        true => selection(session, inv, &all.entries, making),
         false => None,
     };
     let menu = Menu {
         fs_uuid: inv.fs.uuid.clone(),
         // Without an entry of its own the default stays what the user's grub.cfg says.
         default: listed.then(|| default.to_owned()),
-        entries,
+        entries: all.entries,
         left_out: written
             .left_out
             .iter()
@@ -174,6 +210,8 @@ fn render_with(
         modules: Vec::new(),
         selection,
         back,
+        more: all.more,
+        packages: all.packages,
     };
     written.text = menu.render()?;
     Ok((written, proven))
@@ -207,7 +245,11 @@ fn selection(
     Some(Selection { place, unattended })
 }
 
-fn prove(session: &Session, inv: &Inventory, env: &Environment) -> Result<Result<Kernel, String>> {
+fn prove(
+    session: &Session,
+    inv: &Inventory,
+    env: &Environment,
+) -> Result<Result<Vec<Kernel>, String>> {
     if !env.usable() {
         return Ok(Err(format!("it is {}", env.state().as_str())));
     }
@@ -217,12 +259,33 @@ fn prove(session: &Session, inv: &Inventory, env: &Environment) -> Result<Result
     Ok(verdict(session.examine(inv, env)?))
 }
 
-fn verdict(found: Examination) -> Result<Kernel, String> {
+fn verdict(found: Examination) -> Result<Vec<Kernel>, String> {
     if !found.problems.is_empty() {
         return Err(found.problems.join("; "));
     }
-    let kernel = found.kernels.into_iter().next();
-    kernel.ok_or_else(|| "it has no kernel".to_owned())
+    match found.kernels.is_empty() {
+        true => Err("it has no kernel".to_owned()),
+        false => Ok(found.kernels),
+    }
+}
+
+/// The number of packages of an environment, counted if it may have changed.
+fn counted(
+    session: &Session,
+    env: &Environment,
+    before: &Proven,
+    proven: &mut Proven,
+) -> Option<u32> {
+    let subvolume = packages::subvolume(env)?;
+    let known = proven.packages(subvolume);
+    let packages = known
+        .or_else(|| before.packages(subvolume))
+        .unwrap_or_else(|| {
+            let root = session.whole(env).ok()?;
+            packages::count(&root)
+        });
+    proven.put_packages(subvolume, packages);
+    packages
 }
 
 /// The entry of an environment, or why GRUB cannot be given it: one bad entry must not
@@ -237,14 +300,9 @@ pub(crate) fn entry(env: &Environment, kernel: &Kernel) -> Result<Entry, String>
         Some(_) => path.to_string_lossy().into_owned(),
         None => root.join(path).to_string_lossy().into_owned(),
     };
-    let created = env.record.created.format("%Y-%m-%d %H:%M");
-    let mut title = format!("{}: Linux {}, {created}", env.name(), kernel.version);
-    if !env.record.description.is_empty() {
-        title = format!("{title}, {}", env.record.description);
-    }
     let entry = Entry {
         name: env.name().to_string(),
-        title,
+        title: entries::title(env, kernel, None),
         fs_uuid: kernel.fs.clone(),
         linux: from_top(&kernel.linux),
         initrd: kernel.initrd.iter().map(|p| from_top(p)).collect(),
@@ -287,7 +345,7 @@ pub(crate) fn prepare(
         };
         return prepare(session, &inv.clone().renamed(), &request);
     }
-    let (written, proven) = render_with(session, inv, request, Making::Allowed)?;
+    let (written, proven) = render_with(session, inv, request, Packages::Counted, Making::Allowed)?;
     let default = request.default.as_str();
     let switches = inv
         .menu

@@ -1,8 +1,10 @@
 //! What `observe` found: one immutable picture of the system and of its environments.
 //! Nothing here reads a file, starts a process or knows the time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use be_grub::access::Access;
 use be_grub::selection::{BlockAt, Choice};
 
 use crate::layout::Layout;
@@ -266,6 +268,10 @@ pub struct MenuState {
     pub block: Option<Block>,
     /// The environment that becomes the default again once the default has booted.
     pub back: Option<EnvName>,
+    /// What of that grub.cfg needs a password.
+    pub access: Access,
+    /// How many packages the titles of the menu file say, by environment.
+    pub packages: BTreeMap<String, u32>,
 }
 
 /// The environment block of a menu that chooses by itself.

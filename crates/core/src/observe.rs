@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::{Node, Root, Tree, Uuid};
+use be_grub::access::Access;
 use nix::libc;
 
 use crate::block;
@@ -617,11 +618,21 @@ fn menu_state(
             .and_then(|h| h.default.as_ref().map(current)),
         entries: entries.map(Iterator::collect).unwrap_or_default(),
         left_out: left_out.map(Iterator::collect).unwrap_or_default(),
-        hooked: text.is_some_and(|t| be_grub::hook::is_hooked(&t, &uuid)),
         back: header
             .as_ref()
             .and_then(|h| EnvName::parse(&current(h.back.as_ref()?)).ok()),
         block,
+        hooked: text
+            .as_ref()
+            .is_some_and(|t| be_grub::hook::is_hooked(t, &uuid)),
+        access: text
+            .as_ref()
+            .map_or_else(Access::default, |t| be_grub::access::read(t)),
+        packages: header
+            .into_iter()
+            .flat_map(|h| h.packages)
+            .map(|(name, count)| (current(&name), count))
+            .collect(),
         config,
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::Kernel;
 use crate::config::Config;
-use crate::model::{Environment, Filesystem};
+use crate::model::{Environment, Filesystem, Subvolume};
 use crate::observe::MAX_TEXT;
 use crate::store::Store;
 
@@ -31,12 +31,26 @@ struct Key {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Proof {
     key: Key,
-    kernel: Kernel,
+    /// Newest first; there is one.
+    kernels: Vec<Kernel>,
 }
 
-/// Proofs by the name of the environment.
+/// How many packages there were when the subvolume with the record of them was last written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Count {
+    generation: u64,
+    packages: Option<u32>,
+}
+
+/// What was found out.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Proven(BTreeMap<String, Proof>);
+pub(crate) struct Proven {
+    /// By the name of the environment.
+    proofs: BTreeMap<String, Proof>,
+    /// By the UUID of the subvolume: other subvolumes than the root have no proof, and a
+    /// count stays true where a proof does not, as after a rename.
+    counts: BTreeMap<String, Count>,
+}
 
 impl Proven {
     /// What is there; anything that cannot be read is as good as nothing.
@@ -55,15 +69,15 @@ impl Proven {
         Ok(store.dir.write_later(FILE, &text, 0o600)?)
     }
 
-    /// The kernel that was proven, if nothing was written in the environment since.
+    /// The kernels that were proven, if nothing was written in the environment since.
     pub(crate) fn get(
         &self,
         env: &Environment,
         fs: &Filesystem,
         config: &Config,
-    ) -> Option<Kernel> {
-        let proof = self.0.get(env.name().as_str())?;
-        (proof.key == key(env, fs, config)?).then(|| proof.kernel.clone())
+    ) -> Option<&[Kernel]> {
+        let proof = self.proofs.get(env.name().as_str())?;
+        (proof.key == key(env, fs, config)?).then_some(&proof.kernels)
     }
 
     /// Remember a proof.
@@ -72,12 +86,30 @@ impl Proven {
         env: &Environment,
         fs: &Filesystem,
         config: &Config,
-        kernel: &Kernel,
+        kernels: &[Kernel],
     ) {
         if let Some(key) = key(env, fs, config) {
-            let kernel = kernel.clone();
-            self.0.insert(env.name().to_string(), Proof { key, kernel });
+            let kernels = kernels.to_vec();
+            self.proofs
+                .insert(env.name().to_string(), Proof { key, kernels });
         }
+    }
+
+    /// The number of packages in a subvolume, if nothing was written there since they were
+    /// counted.
+    pub(crate) fn packages(&self, subvolume: &Subvolume) -> Option<Option<u32>> {
+        let count = self.counts.get(&subvolume.uuid)?;
+        (count.generation == subvolume.generation).then_some(count.packages)
+    }
+
+    /// Remember a number of packages.
+    pub(crate) fn put_packages(&mut self, subvolume: &Subvolume, packages: Option<u32>) {
+        let generation = subvolume.generation;
+        let count = Count {
+            generation,
+            packages,
+        };
+        self.counts.insert(subvolume.uuid.clone(), count);
     }
 }
 

@@ -257,8 +257,8 @@ impl Session {
     pub fn kernels(&self, inv: &Inventory, environments: &[&Environment]) -> Vec<Option<String>> {
         let proven = Proven::read(&self.store);
         parallel::map(environments, |env| {
-            if let Some(kernel) = proven.get(env, &inv.fs, &self.config) {
-                return Some(kernel.version);
+            if let Some(kernels) = proven.get(env, &inv.fs, &self.config) {
+                return Some(kernels.first()?.version.clone());
             }
             match &env.record.boot {
                 Some(place) => {

@@ -244,6 +244,26 @@ pub fn environment_args(
     Ok(args)
 }
 
+/// The arguments that lead to a shell for one person instead of the whole system.
+///
+/// Both spellings at once, whatever the init is, for an environment can get another one. `single` goes to the init as
+/// an argument: sysvinit, openrc-init and runit know it, and systemd has it for compatibility only. `systemd.unit=` is
+/// systemd's own; to the kernel a name with a dot is that of a module's parameter, so no other init sees it.
+///
+/// What would hide the messages is left out.
+pub fn rescue_args(args: &[String]) -> Vec<String> {
+    const RESCUE: [&str; 2] = ["single", "systemd.unit=rescue.target"];
+    const HIDE: [&str; 3] = ["quiet", "splash", "rhgb"];
+    let end = args.iter().position(|arg| arg == "--");
+    let (own, for_init) = args.split_at(end.unwrap_or(args.len()));
+    own.iter()
+        .filter(|arg| !HIDE.contains(&arg.as_str()))
+        .cloned()
+        .chain(RESCUE.map(str::to_owned))
+        .chain(for_init.iter().cloned())
+        .collect()
+}
+
 /// Whether an argument of the user's speaks about what [`environment_args`] decides.
 fn is_ours(arg: &str, has_type: bool) -> bool {
     match name_of(arg) {
@@ -294,6 +314,23 @@ mod tests {
 
     fn args(line: &str) -> Vec<String> {
         split_args(line)
+    }
+
+    #[test]
+    fn rescue_is_said_to_every_init_before_what_is_for_one_alone() {
+        for (line, rescue) in [
+            ("", "single systemd.unit=rescue.target"),
+            (
+                "root=x quiet splash quiet=1 console=ttyS0",
+                "root=x quiet=1 console=ttyS0 single systemd.unit=rescue.target",
+            ),
+            (
+                "systemd.unit=graphical.target -- quiet 5",
+                "systemd.unit=graphical.target single systemd.unit=rescue.target -- quiet 5",
+            ),
+        ] {
+            assert_eq!(rescue_args(&args(line)).join(" "), rescue);
+        }
     }
 
     fn environment(line: &str) -> String {

@@ -1,6 +1,7 @@
 //! The GRUB side of `be`: what GRUB is told, and how it comes to read it.
 //!
 //! - [`menu`]: the menu file, rendered and read back
+//! - [`access`]: what of it needs a password
 //! - [`quote`]: any text as one safe word of GRUB's language
 //! - [`hook`]: the few lines in `grub.cfg` that source the menu file
 //! - [`selection`]: what the menu boots by itself: once, on trial, and back
@@ -12,6 +13,7 @@
 //!
 //! Everything but [`validate`], [`envblk::file`] and [`envblk::device`] is pure: text in, text out.
 
+pub mod access;
 pub mod cmdline;
 pub mod default_grub;
 pub mod envblk;

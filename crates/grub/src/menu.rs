@@ -14,8 +14,12 @@
 //!   read still boots a kernel without its initramfs.)
 //! - With a [`Selection`] it chooses between the default and another environment, and what it has picked falls back to
 //!   the default when it cannot be loaded: by a function, for GRUB's own `fallback` does not work in every case.
+//! - Older kernels and rescue are in a submenu at the end, so that the menu stays one line for an environment. The
+//!   selection does not lead there: what is chosen in it was chosen by a person, or by `grub-reboot`.
 //! - The first lines are a record in JSON, so that `be` reads what GRUB was told and never parses the rest. It is
 //!   split over several comment lines where one would exceed [`crate::quote::MAX_TOKEN`].
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use handlebars::Handlebars;
@@ -29,6 +33,16 @@ pub const SCHEMA: u32 = 1;
 
 /// What all entry ids start with.
 pub const ID_PREFIX: &str = "be-";
+
+/// The id of the submenu. A `/` is in no name, so neither this nor what is in the submenu can be the id of an
+/// environment's entry, however that is called.
+pub const MORE_ID: &str = "be-/more";
+
+/// What the submenu is called.
+const MORE_TITLE: &str = "Older kernels and rescue";
+
+/// The last part of the id of a rescue entry. The files of kernels have a `-` in their names.
+const RESCUE: &str = "rescue";
 
 /// Starts each line of the record.
 const MARK: &str = "# be-menu ";
@@ -46,10 +60,14 @@ const BOOT_IMAGE: usize = 128;
 /// Bytes of the longest name of an environment.
 pub(crate) const MAX_NAME: usize = 64;
 
+/// Bytes of the longest file name of a kernel in an id.
+const MAX_FILE: usize = 128;
+
 /// The modules that every menu loads: partition tables and the filesystem.
 const MODULES: [&str; 3] = ["part_gpt", "part_msdos", "btrfs"];
 
 const TEMPLATE: &str = include_str!("../templates/menu.cfg.hbs");
+const ENTRY: &str = include_str!("../templates/entry.cfg.hbs");
 
 /// Everything the menu file shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +87,10 @@ pub struct Menu {
     /// The environment that becomes the default again once the default has booted: a boot for one time where GRUB
     /// itself cannot take note of it.
     pub back: Option<String>,
+    /// The submenu at the end.
+    pub more: More,
+    /// How many packages the titles say, by environment; only for the record.
+    pub packages: BTreeMap<String, u32>,
 }
 
 /// One line of the menu: an environment.
@@ -111,9 +133,39 @@ pub struct Header {
     /// The environment that becomes the default again once the default has booted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<String>,
+    /// How many packages the titles say, by environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub packages: BTreeMap<String, u32>,
     /// What a newer `be` wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The rest of the ways to boot an environment, one submenu for all environments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct More {
+    /// In the order shown. One that GRUB cannot be given is left out: its environment has an entry in the menu.
+    pub entries: Vec<Extra>,
+    /// Whether the submenu opens without a password although GRUB has `superusers`.
+    pub unrestricted: bool,
+}
+
+/// One line of the submenu.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extra {
+    /// Which way it is.
+    pub way: Way,
+    /// What is booted; `name` is the environment's, which has one entry for each way.
+    pub entry: Entry,
+}
+
+/// A way to boot an environment besides its entry in the menu.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// Another kernel, by its file name. Two kernels in one `/boot` may have the same version.
+    Kernel(String),
+    /// The newest kernel, for a person to mend something.
+    Rescue,
 }
 
 /// What the template sees. Each `{{...}}` in it becomes one quoted word.
@@ -123,6 +175,15 @@ struct View<'a> {
     modules: Vec<&'a str>,
     default_id: Option<String>,
     selection: Option<selection::View<'a, EntryView<'a>>>,
+    entries: Vec<EntryView<'a>>,
+    more: Option<MoreView<'a>>,
+}
+
+#[derive(Serialize)]
+struct MoreView<'a> {
+    title: &'a str,
+    id: &'a str,
+    unrestricted: bool,
     entries: Vec<EntryView<'a>>,
 }
 
@@ -137,11 +198,31 @@ struct EntryView<'a> {
     files: Vec<&'a str>,
     words: Vec<String>,
     unrestricted: bool,
+    /// The menu chooses by itself.
+    choosing: bool,
+    /// It is in the submenu, where the selection never leads.
+    extra: bool,
 }
 
 /// The GRUB id of an environment's entry, for `grub-reboot` and `GRUB_DEFAULT`.
 pub fn entry_id(name: &str) -> String {
     format!("{ID_PREFIX}{name}")
+}
+
+/// The GRUB id of an entry in the submenu. `grub-reboot` and `GRUB_DEFAULT` take it behind [`MORE_ID`] and a `>`.
+pub fn extra_id(name: &str, way: &Way) -> String {
+    let way = match way {
+        Way::Kernel(file) => file,
+        Way::Rescue => RESCUE,
+    };
+    format!("{ID_PREFIX}{name}/{way}")
+}
+
+/// The environment that an id, or a path of ids (`SUBMENU>ENTRY`), belongs to.
+pub fn environment_of(id: &str) -> Option<&str> {
+    let id = id.rsplit('>').next()?.strip_prefix(ID_PREFIX)?;
+    let name = id.split('/').next()?;
+    is_name(name).then_some(name)
 }
 
 impl Menu {
@@ -155,6 +236,9 @@ impl Menu {
         let mut engine = Handlebars::new();
         engine.set_strict_mode(true);
         engine.register_escape_fn(quote::escape);
+        engine
+            .register_partial("entry", ENTRY)
+            .context("cannot render the GRUB menu")?;
         engine
             .render_template(TEMPLATE, &view)
             .context("cannot render the GRUB menu")
@@ -172,6 +256,7 @@ impl Menu {
                 .choosing()
                 .map(|(selection, _)| selection.place.block(&self.fs_uuid)),
             back: self.back.clone(),
+            packages: self.packages.clone(),
             unknown: serde_json::Map::new(),
         }
     }
@@ -215,12 +300,24 @@ impl Menu {
                 "environment `{}` is in the menu twice",
                 quote::shown(&entry.name)
             );
-            entries.push(entry.view(&self.fs_uuid, reserve).with_context(|| {
+            let mut view = entry.view(&self.fs_uuid, reserve).with_context(|| {
                 format!(
                     "cannot make a menu entry for `{}`",
                     quote::shown(&entry.name)
                 )
-            })?);
+            })?;
+            view.choosing = choosing.is_some();
+            entries.push(view);
+        }
+        let mut more = Vec::with_capacity(self.more.entries.len());
+        let mut ids = std::collections::HashSet::new();
+        for extra in &self.more.entries {
+            if let Ok(mut view) = extra.view(&self.fs_uuid, reserve)
+                && ids.insert(view.id.clone())
+            {
+                view.choosing = choosing.is_some();
+                more.push(view);
+            }
         }
         let mut modules: Vec<&str> = MODULES.to_vec();
         let of_block = choosing.and_then(|(selection, _)| selection.module());
@@ -240,7 +337,31 @@ impl Menu {
             default_id: self.default.as_deref().map(entry_id),
             selection,
             entries,
+            more: (!more.is_empty()).then_some(MoreView {
+                title: MORE_TITLE,
+                id: MORE_ID,
+                unrestricted: self.more.unrestricted,
+                entries: more,
+            }),
         })
+    }
+}
+
+impl Extra {
+    fn view<'a>(&'a self, fs_uuid: &'a str, reserve: usize) -> Result<EntryView<'a>> {
+        if let Way::Kernel(file) = &self.way {
+            // What GRUB and a shell take as one word, without `>`, which parts the ids of a path.
+            let known = |c: char| c.is_ascii_alphanumeric() || "._:+~-".contains(c);
+            ensure!(
+                file.len() <= MAX_FILE && file.contains('-') && file.chars().all(known),
+                "`{}` is not plain enough for an id",
+                quote::shown(file)
+            );
+        }
+        let mut view = self.entry.view(fs_uuid, reserve)?;
+        view.id = extra_id(&self.entry.name, &self.way);
+        view.extra = true;
+        Ok(view)
     }
 }
 
@@ -309,6 +430,8 @@ impl Entry {
                 .collect(),
             words,
             unrestricted: self.unrestricted,
+            choosing: false,
+            extra: false,
         })
     }
 }

@@ -4,10 +4,15 @@
 
 mod words;
 
-use be_grub::menu::{Entry, Header, Menu, entry_id, parse_header};
+use std::collections::BTreeMap;
+
+use be_grub::menu::{
+    Entry, Extra, Header, MORE_ID, Menu, More, Way, entry_id, environment_of, extra_id,
+    parse_header,
+};
 use be_grub::validate::{ValidateError, validate};
 use proptest::prelude::*;
-use words::{menu_entries, statements};
+use words::{menu_entries, statements, submenu};
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -36,7 +41,30 @@ fn menu(entries: Vec<Entry>) -> Menu {
         modules: Vec::new(),
         selection: None,
         back: None,
+        more: More::default(),
+        packages: BTreeMap::new(),
     }
+}
+
+/// An older kernel and rescue of an environment.
+fn extras(name: &str) -> Vec<Extra> {
+    let mut older = entry(name);
+    older.title = format!("{name}: Linux 6.1.9");
+    older.linux = format!("/@be/{name}/root/boot/vmlinuz-6.1.9");
+    older.initrd = vec![format!("/@be/{name}/root/boot/initramfs-6.1.9.img")];
+    let mut rescue = entry(name);
+    rescue.title = format!("{name}: Linux 6.6.1, rescue");
+    rescue.args = be_grub::cmdline::rescue_args(&rescue.args);
+    vec![
+        Extra {
+            way: Way::Kernel("vmlinuz-6.1.9".into()),
+            entry: older,
+        },
+        Extra {
+            way: Way::Rescue,
+            entry: rescue,
+        },
+    ]
 }
 
 /// Says once why nothing was checked where GRUB is not installed.
@@ -70,6 +98,11 @@ fn the_format_is_frozen() {
     let menu = Menu {
         default: Some("old".into()),
         modules: vec!["lvm".into()],
+        more: More {
+            entries: extras("gentoo-1"),
+            unrestricted: false,
+        },
+        packages: BTreeMap::from([("gentoo-1".into(), 1234)]),
         ..menu(vec![plain, bare])
     };
     let text = menu.render().expect("renders");
@@ -105,13 +138,25 @@ fn every_combination_is_good_grub() {
                                     unrestricted,
                                     ..entry(name)
                                 });
+                            let names = ["a", "b.c"][..count.min(2)].iter();
+                            let mut more = More {
+                                entries: names.flat_map(|name| extras(name)).collect(),
+                                unrestricted,
+                            };
+                            for extra in &mut more.entries {
+                                extra.entry.unrestricted = unrestricted;
+                                extra.entry.initrd.truncate(initrds);
+                            }
                             let menu = Menu {
                                 default: default.clone(),
                                 modules: modules.clone(),
+                                more,
                                 ..menu(entries.collect())
                             };
                             let text = menu.render().expect("renders");
                             check(&text);
+                            let inside = submenu(&text).map_or(0, |(_, inside)| inside.len());
+                            assert_eq!(inside, menu.more.entries.len());
                             assert_eq!(menu_entries(&text).len(), count);
                             assert_eq!(parse_header(&text).expect("header"), menu.header());
                         }
@@ -142,6 +187,93 @@ fn only_default_is_set_for_those_who_follow() {
     );
     let at = top.iter().position(|line| line[0] == "set").expect("set");
     assert_eq!(top[at - 2], ["if", "[", "${boot_once}", "!=", "true", "]"]);
+}
+
+#[test]
+fn the_submenu_is_the_last_line_and_has_ids_of_its_own() {
+    let more = ["a", "more"].map(extras).concat();
+    let mut menu = Menu {
+        more: More {
+            entries: more,
+            unrestricted: true,
+        },
+        ..menu(vec![entry("a"), entry("more")])
+    };
+    menu.more.entries[0].entry.unrestricted = true;
+    let text = menu.render().expect("renders");
+    let (head, inside) = submenu(&text).expect("a submenu");
+    let wanted = ["submenu", "Older kernels and rescue", "--id", MORE_ID];
+    assert_eq!(&head[..4], wanted);
+    assert_eq!(&head[4..], ["--class", "be", "--unrestricted"]);
+    assert!(text.rfind("\nmenuentry ") < text.find("\nsubmenu "));
+    let of = |at: usize| (inside[at].0[1].as_str(), inside[at].0[3].as_str());
+    assert_eq!(of(0), ("a: Linux 6.1.9", "be-a/vmlinuz-6.1.9"));
+    assert_eq!(of(1), ("a: Linux 6.6.1, rescue", "be-a/rescue"));
+    assert_eq!(of(2).1, "be-more/vmlinuz-6.1.9");
+    let free = |at: usize| inside[at].0.ends_with(&["--unrestricted".to_owned()]);
+    assert!(free(0) && !free(1) && !free(2));
+
+    let mut ids: Vec<_> = menu_entries(&text).into_iter().chain(inside).collect();
+    ids.push((head, Vec::new()));
+    let mut ids: Vec<_> = ids.into_iter().map(|(head, _)| head[3].clone()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 2 + 4 + 1);
+
+    let linux = lines_of(&submenu(&text).expect("one").1[1].1, &["if", "linux"]).concat();
+    assert!(linux.contains(&"single".to_owned()), "{linux:?}");
+}
+
+/// The environment has its entry, and the others have theirs.
+#[test]
+fn what_cannot_be_in_the_submenu_is_left_out_of_it() {
+    let one = |change: fn(&mut Extra)| {
+        let mut menu = menu(vec![entry("a")]);
+        menu.more.entries = extras("a");
+        change(&mut menu.more.entries[0]);
+        let text = menu.render().expect("renders");
+        check(&text);
+        submenu(&text).expect("a submenu").1.len()
+    };
+    assert_eq!(one(|_| ()), 2);
+    let file = |extra: &mut Extra, file: &str| extra.way = Way::Kernel(file.into());
+    assert_eq!(one(|e| e.way = Way::Rescue), 1);
+    assert_eq!(one(|e| e.entry.linux = "x".into()), 1);
+    assert_eq!(one(|e| e.entry.args = vec!["x".repeat(2040)]), 1);
+    for name in [
+        "vmlinuz-1>2",
+        "vmlinuz 1",
+        "vmlinuz-'",
+        "rescue",
+        "vmlinuz-1/2",
+    ] {
+        let mut menu = menu(vec![entry("a")]);
+        menu.more.entries = extras("a");
+        file(&mut menu.more.entries[0], name);
+        let text = menu.render().expect("renders");
+        assert_eq!(submenu(&text).expect("one").1.len(), 1, "{name}");
+    }
+    let mut none = menu(vec![entry("a")]);
+    none.more.entries = extras("a").split_off(1);
+    none.more.entries[0].entry.name = "a/b".into();
+    assert_eq!(submenu(&none.render().expect("renders")), None);
+}
+
+#[test]
+fn an_id_tells_its_environment() {
+    let kernel = extra_id("a.b", &Way::Kernel("vmlinuz-6.1".into()));
+    for (id, name) in [
+        (entry_id("a.b"), Some("a.b")),
+        (kernel.clone(), Some("a.b")),
+        (format!("{MORE_ID}>{kernel}"), Some("a.b")),
+        (format!("x>{}", extra_id("a", &Way::Rescue)), Some("a")),
+        (MORE_ID.to_owned(), None),
+        ("gnulinux-simple-1".to_owned(), None),
+        ("0".to_owned(), None),
+        (String::new(), None),
+    ] {
+        assert_eq!(environment_of(&id), name, "{id}");
+    }
 }
 
 #[test]
@@ -185,6 +317,11 @@ fn hundreds_of_environments_stay_readable() {
         .collect();
     let menu = Menu {
         default: Some(names[499].clone()),
+        more: More {
+            entries: names.iter().flat_map(|name| extras(name)).collect(),
+            unrestricted: false,
+        },
+        packages: names.iter().map(|name| (name.clone(), 1234)).collect(),
         ..menu(names.iter().map(|name| entry(name)).collect())
     };
     let text = menu.render().expect("renders");
@@ -259,12 +396,20 @@ proptest! {
             entry.unrestricted = unrestricted;
             entry
         }).collect();
-        let menu = Menu { default: Some("e0".into()), ..menu(entries) };
+        let more = entries.iter().map(|entry| Extra { way: Way::Rescue, entry: entry.clone() }).collect();
+        let more = More { entries: more, unrestricted };
+        let menu = Menu { default: Some("e0".into()), more, ..menu(entries) };
         let text = menu.render().expect("renders");
         check(&text);
         prop_assert_eq!(parse_header(&text).expect("header"), menu.header());
         let read = menu_entries(&text);
         prop_assert_eq!(read.len(), menu.entries.len());
+        let (_, inside) = submenu(&text).expect("a submenu");
+        prop_assert_eq!(inside.len(), menu.entries.len());
+        for ((head, body), (other, same)) in read.iter().zip(&inside) {
+            prop_assert_eq!(&head[..3], &other[..3]);
+            prop_assert_eq!(body, same);
+        }
         for (entry, (head, body)) in menu.entries.iter().zip(&read) {
             prop_assert!(!head[1].starts_with('-') && !head[1].starts_with("be-") && !head[1].is_empty());
             prop_assert!(!head[1].chars().any(char::is_control));

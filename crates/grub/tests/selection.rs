@@ -5,14 +5,15 @@
 #[allow(dead_code, reason = "shared with the tests of the whole menu")]
 mod words;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 
-use be_grub::menu::{Entry, Menu, parse_header};
+use be_grub::menu::{Entry, Extra, Menu, More, Way, parse_header};
 use be_grub::selection::{Boot, Cause, Format, MAX_TRIES, Place, Refused, Selection};
 use be_grub::validate::{ValidateError, validate};
 use proptest::prelude::*;
-use words::{menu_entries, statements};
+use words::{menu_entries, statements, submenu};
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -48,6 +49,21 @@ fn menu(names: &[&str], default: &str, place: Place) -> Menu {
             unattended: vec!["panic=10".into(), "rd.shell=0".into()],
         }),
         back: None,
+        more: More {
+            entries: names.iter().map(|name| rescue(name)).collect(),
+            unrestricted: false,
+        },
+        packages: BTreeMap::new(),
+    }
+}
+
+fn rescue(name: &str) -> Extra {
+    let mut entry = entry(name);
+    entry.title = format!("Gentoo Linux ({name}), rescue");
+    entry.args.push("single".into());
+    Extra {
+        way: Way::Rescue,
+        entry,
     }
 }
 
@@ -117,6 +133,32 @@ fn the_record_names_the_block_and_its_module_is_loaded() {
         text.contains("load_env -f ($be_env)'512+1' be_once "),
         "{text}"
     );
+}
+
+/// They are a person's choice, whatever would have booted by itself, and nothing of them falls back.
+#[test]
+fn the_submenu_says_chosen_and_knows_nothing_of_the_selection() {
+    let text = menu(&["new", "old"], "old", on_esp()).render();
+    let (_, inside) = submenu(&text.expect("renders")).expect("a submenu");
+    assert_eq!(inside.len(), 2);
+    for (head, body) in inside {
+        let how: Vec<_> = body
+            .iter()
+            .filter(|line| line[0] == "set" && line[1].starts_with("be_how"))
+            .collect();
+        assert_eq!(how, [&["set", "be_how=be.boot=chosen"]], "{head:?}");
+        let words = body.concat();
+        // What else it sets is its own, for in a submenu all is gone that was not exported.
+        for word in words
+            .iter()
+            .filter(|word| word.contains("${be_") || word.contains("$be_"))
+        {
+            let known =
+                ["${be_why}", "$be_how"].contains(&&**word) || word.starts_with("($be_root)/");
+            assert!(known, "{word}");
+        }
+        assert!(!words.iter().any(|word| word.contains("be_fall_back")));
+    }
 }
 
 /// There would be nothing to fall back to.
@@ -472,6 +514,61 @@ fn sourced_twice_it_counts_once() {
     assert_eq!(outcomes[0].block[2], "1");
 }
 
+/// The body of an entry as a shell's function, `entry`.
+fn body_of(text: &str, id: &str) -> String {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !line.contains(&format!(" --id '{id}' ")));
+    let head = lines.next().expect("an entry");
+    let indent = &head[..head.len() - head.trim_start().len()];
+    let end = format!("{indent}}}");
+    let body: Vec<&str> = lines.take_while(|line| *line != end).collect();
+    let body = body.join("\n").replace("($be_root)", "${be_root}");
+    format!("entry() {{\n{}\n}}\n", body.replace("[ ! -s ", "missing "))
+}
+
+/// Nothing can be loaded in the end: what was picked falls back, and what a person chose comes back to the menu.
+#[test]
+fn only_the_entry_that_was_picked_is_told_so_and_falls_back() {
+    const GRUB: &str = r#"
+set() { declare -g "$1"; }
+insmod() { :; }; multiboot() { :; }; sleep() { :; }; echo() { :; }
+search() { be_root=there; }
+missing() { return 1; }
+linux() { shift; printf '%s ' "$@"; }
+initrd() { :; }
+boot() { return 1; }
+be_fall_back() { printf 'falls back'; }
+"#;
+    let text = menu(&["new", "old"], "old", on_esp()).render();
+    let text = text.expect("renders");
+    let words = format!("root=UUID={UUID} quiet");
+    for (id, told) in [
+        ("be-new", "be.boot=trial be.left=1 falls back"),
+        ("be-old", "be.boot=chosen "),
+        ("be-new/rescue", "single be.boot=chosen "),
+        ("be-old/rescue", "single be.boot=chosen "),
+    ] {
+        let script = format!(
+            "{GRUB}\n{}\nbe_pick=new be_boot=trial be_words='be.boot=trial be.left=1'\nentry\n",
+            body_of(&text, id)
+        );
+        let output = Command::new("bash")
+            .arg("-c")
+            .arg(". /dev/stdin")
+            .stdin(memory(&script))
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: bash is not installed");
+            return;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+        let told = format!("{words} {told}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), told, "{id}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -487,6 +584,10 @@ proptest! {
             entry.title.clone_from(&title);
             entry.args = args.iter().filter(|arg| be_grub::cmdline::grub_word(arg).is_ok()).cloned().collect();
         }
+        for (extra, entry) in menu.more.entries.iter_mut().zip(&menu.entries) {
+            extra.entry.args.clone_from(&entry.args);
+            extra.entry.args.push("single".into());
+        }
         let text = menu.render().expect("renders");
         check(&text);
         let all = statements(&text);
@@ -495,9 +596,13 @@ proptest! {
         let loads: Vec<&[String]> = all.iter().filter(|line| line.starts_with(&["if".into(), "linux".into()]))
             .map(|line| &line[2..]).collect();
         // The fallback, then the entries.
-        let wanted = [("old", "$be_words"), ("new", "$be_how"), ("old", "$be_how")].map(|(name, last)| {
+        let wanted = [
+            ("old", "$be_words", None), ("new", "$be_how", None), ("old", "$be_how", None),
+            ("new", "$be_how", Some("single")), ("old", "$be_how", Some("single")),
+        ].map(|(name, last, rescue)| {
             let mut words = vec![format!("($be_root)/@be/{name}/root/boot/vmlinuz-6.6.1")];
             words.extend(arguments.iter().cloned());
+            words.extend(rescue.map(str::to_owned));
             words.push(last.into());
             words
         });
@@ -511,7 +616,7 @@ proptest! {
         }
         let harmless = [
             "insmod", "if", "elif", "then", "else", "fi", "for", "do", "done", "set", "unset", "export", "function",
-            "menuentry", "save_env", "echo", "sleep", "boot", "multiboot", "be_fall_back", "{", "}",
+            "menuentry", "submenu", "save_env", "echo", "sleep", "boot", "multiboot", "be_fall_back", "{", "}",
         ];
         prop_assert!(all.iter().all(|line| harmless.contains(&line[0].as_str())), "{:?}", all);
     }

@@ -77,10 +77,11 @@ fn each_boots_its_own(layout: Layout, firmware: Firmware) -> Result<()> {
 }
 
 impl Both {
-    /// The environments come last, the newest first, below the user's own entries.
+    /// The environments come last, the newest first, below the user's own entries; then their
+    /// submenu.
     fn entries_are_there(&mut self) -> Result<()> {
         let titles = self.machine.titles()?;
-        let (own, ours) = titles.split_at(titles.len().saturating_sub(2));
+        let (own, ours) = titles.split_at(titles.len().saturating_sub(3));
         ensure!(
             own.iter().any(|title| title == "Gentoo GNU/Linux"),
             "{titles:?}"
@@ -92,6 +93,7 @@ impl Both {
             let start = format!("{name}: Linux {kernel}, 20");
             ensure!(title.starts_with(&start), "{start}: {titles:?}");
         }
+        ensure!(ours[2] == "Older kernels and rescue", "{titles:?}");
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! The environments are snapshots, the menu is rendered here and the block written as the library writes it: no verb of
 //! `be` takes part.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use be_grub::envblk::device::{Header, OFFSET};
 use be_grub::envblk::{EnvBlock, FILE_SIZE, HEADER_SIZE, file};
 use be_grub::hook;
-use be_grub::menu::{Entry, Menu};
+use be_grub::menu::{Entry, Menu, More};
 use be_grub::selection::{Boot, Cause, Choice, Failed, Format, Place, Refused, Selection, Trial};
 use be_tests::vm::{LONG, Machine, SHORT, emulated, root_of};
 use xtask::image::{Layout, Tree};
@@ -482,5 +483,7 @@ fn menu(uuid: &str, release: &str, default: &str, place: Place) -> Menu {
             unattended: vec!["panic=2".into()],
         }),
         back: None,
+        more: More::default(),
+        packages: BTreeMap::new(),
     }
 }

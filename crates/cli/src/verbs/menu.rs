@@ -1,6 +1,7 @@
 //! `be menu`
 
 use anyhow::Result;
+use be_core::menu;
 use be_core::plan::{self, Plan, Proofs, Step};
 use serde_json::json;
 
@@ -18,7 +19,7 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let inv = &work.inv;
     let default = plan::default(inv, inv.running()?.name());
     if ctx.dry_run {
-        let written = be_core::menu::render(&ctx.session, inv, &default)?;
+        let written = menu::render(&ctx.session, inv, &default, menu::Packages::Counted)?;
         return Ok(Outcome::new(json!({
             "dry_run": true,
             "default": default,

@@ -167,13 +167,9 @@ pub fn choice_sticks(inv: &Inventory) -> bool {
 /// The environment that grub-reboot chose: its entry goes before what the menu boots.
 pub fn chosen_by_grub_reboot(session: &Session, inv: &Inventory) -> Option<EnvName> {
     let entry = observe::next_entry(session, inv)?;
-    // Of SUBMENU>ENTRY the entry.
-    let id = entry.rsplit('>').next()?;
-    let chosen = inv.environments.iter().map(|e| e.name());
-    chosen
-        .into_iter()
-        .find(|n| crate::entry_id(n) == id)
-        .cloned()
+    let chosen = be_grub::menu::environment_of(&entry)?;
+    let mut names = inv.environments.iter().map(|e| e.name());
+    names.find(|name| name.as_str() == chosen).cloned()
 }
 
 /// All that is wrong, the worst first.

@@ -251,7 +251,9 @@ fn menu_facts(session: &Session, inv: &Inventory) -> MenuFacts {
         .map_err(|e| e.to_string())
         .and_then(|running| {
             let default = plan::default(inv, running.name());
-            menu::render(session, inv, &default).map_err(|e| format!("{e:#}"))
+            // What a person merges is no fault of the menu.
+            let packages = menu::Packages::AsShown;
+            menu::render(session, inv, &default, packages).map_err(|e| format!("{e:#}"))
         });
     MenuFacts {
         text: session.store.dir.read_to_string(Paths::MENU, MAX_TEXT).ok(),

@@ -75,26 +75,55 @@ pub fn statements(text: &str) -> Vec<Vec<String>> {
     all
 }
 
-/// The words of each `menuentry` line up to its brace, and the statements of its body. Functions are passed over.
-pub fn menu_entries(text: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
+/// The words of a `menuentry` line up to its brace, and the statements of its body.
+pub type MenuEntry = (Vec<String>, Vec<Vec<String>>);
+
+/// The entries outside of submenus. Functions are passed over.
+pub fn menu_entries(text: &str) -> Vec<MenuEntry> {
+    split(text).0
+}
+
+/// The words of the `submenu` line, if there is one, and the entries inside.
+pub fn submenu(text: &str) -> Option<(Vec<String>, Vec<MenuEntry>)> {
+    split(text).1
+}
+
+type Submenu = (Vec<String>, Vec<MenuEntry>);
+
+fn split(text: &str) -> (Vec<MenuEntry>, Option<Submenu>) {
     let mut entries = Vec::new();
-    let mut open: Option<(Vec<String>, Vec<Vec<String>>)> = None;
+    let mut open: Option<MenuEntry> = None;
+    let mut submenu: Option<Submenu> = None;
+    let mut in_submenu = false;
     let mut in_function = false;
     for mut line in statements(text) {
+        let of = |words: &mut Vec<String>| assert_eq!(words.pop().as_deref(), Some("{"));
         if line[0] == "function" || in_function {
             in_function = line != ["}"];
         } else if line[0] == "menuentry" {
             assert!(open.is_none(), "an entry inside an entry");
-            assert_eq!(line.pop().as_deref(), Some("{"));
+            of(&mut line);
             open = Some((line, Vec::new()));
+        } else if line[0] == "submenu" {
+            assert!(open.is_none() && submenu.is_none(), "one submenu");
+            of(&mut line);
+            submenu = Some((line, Vec::new()));
+            in_submenu = true;
         } else if line == ["}"] {
-            entries.push(open.take().expect("a brace closes an entry"));
+            match (open.take(), &mut submenu) {
+                (Some(entry), Some((_, inside))) if in_submenu => inside.push(entry),
+                (Some(entry), _) => entries.push(entry),
+                (None, _) => {
+                    assert!(in_submenu, "a brace closes something");
+                    in_submenu = false;
+                }
+            }
         } else if let Some((_, body)) = &mut open {
             body.push(line);
         }
     }
-    assert!(open.is_none(), "an entry that is not closed");
-    entries
+    assert!(open.is_none() && !in_submenu, "all is closed");
+    (entries, submenu)
 }
 
 /// What the kernel takes as name and value from one argument (`lib/cmdline.c`, `next_arg`).
