@@ -120,10 +120,10 @@ fn at_every_flush_the_old_one_or_the_new_one_boots() -> Result<()> {
             let is_told = untold.iter().all(|fault| fault.why == TOLD);
             ensure!(!untold.is_empty() && is_told, "{untold:#?}");
 
-            // The kernel is missing, or of the menu nothing is there at all: it is a race.
+            // The kernel is missing; or it is the menu, and GRUB boots what it did before be.
             let mut vm = recorded.at(log, at)?;
             let instead = ["be: torn is not booted: GRUB cannot read", "root=/@ "];
-            vm.expect_any(&instead, BOOT_TIME)?;
+            vm.expect_any(&instead, BOOT_TIME).context("what is torn")?;
             vm.kill()?;
             for machine in [old, new] {
                 machine
@@ -197,9 +197,13 @@ impl Recorded {
     /// That an image boots this root, of which `be` has no doubts, and that it can go on.
     fn boots(&self, log: &Log, count: usize, root: &str, name: &str) -> Result<()> {
         let mut vm = self.at(log, count)?;
-        let booted = vm.wait_boot(BOOT_TIME)?.root;
-        ensure!(booted == root, "{booted} boots, not {root}");
-        vm.check(&format!("be check {name} && be menu"), SHORT)?;
+        let mut boot = || -> Result<()> {
+            let booted = vm.wait_boot(BOOT_TIME)?.root;
+            ensure!(booted == root, "{booted} boots, not {root}");
+            vm.check(&format!("be check {name} && be menu"), SHORT)
+                .map(drop)
+        };
+        boot().with_context(|| format!("{name} at request {count}"))?;
         vm.kill()
     }
 
