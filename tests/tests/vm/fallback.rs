@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Result, ensure};
-use be_tests::vm::{Machine, SHORT, emulated, initramfs, root_of};
+use be_tests::vm::{LONG, Machine, SHORT, emulated, initramfs, root_of};
 use serde_json::{Value, json};
 use xtask::image::{Layout, Tree};
 use xtask::vm::Firmware;
@@ -197,7 +197,8 @@ fn machine(layout: Layout, firmware: Firmware) -> Result<Machine> {
 }
 
 fn boots(machine: &mut Machine, root: &str, words: &str) -> Result<()> {
-    let booted = machine.boots()?;
+    // Up to three boots, one after the other.
+    let booted = machine.vm().wait_boot(LONG)?;
     let line = machine.sh("cat /proc/cmdline /run/confirm")?;
     ensure!(
         booted.root == root,

@@ -10,6 +10,23 @@ use crate::fstab::Fstab;
 /// Between two looks.
 const MOMENT: Duration = Duration::from_millis(500);
 
+/// Where OpenRC keeps the state of services: a link a service, in a directory a state.
+const OPENRC: &str = "/run/openrc";
+
+/// The service that runs the checks.
+const SERVICE: &str = "be-confirm";
+
+/// The services of OpenRC in a state, by name.
+fn services(dir: &Path, state: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join(state)).into_iter().flatten();
+    let names = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
 /// What an init has reached when the system is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
@@ -24,7 +41,7 @@ pub(super) fn target() -> Option<Target> {
     // sd_booted(3); OpenRC writes the other before it starts anything.
     if Path::new("/run/systemd/system").exists() {
         Some(Target::Systemd)
-    } else if Path::new("/run/openrc/softlevel").exists() {
+    } else if Path::new(OPENRC).join("softlevel").exists() {
         Some(Target::OpenRc)
     } else {
         None
@@ -60,8 +77,11 @@ impl Target {
                 .status()
                 .is_ok_and(|s| s.success()),
             Target::OpenRc => {
-                let level = std::fs::read_to_string("/run/openrc/softlevel").unwrap_or_default();
-                level.trim() == "default" && !Path::new("/run/openrc/rc.starting").exists()
+                let level = std::fs::read_to_string(OPENRC.to_owned() + "/softlevel");
+                // The service that asks is one of the level itself, and the last of it.
+                let others = services(Path::new(OPENRC), "starting");
+                let others = others.iter().filter(|name| *name != SERVICE);
+                level.is_ok_and(|l| l.trim() == "default") && others.count() == 0
             }
         }
     }
@@ -69,7 +89,8 @@ impl Target {
     /// Services that failed: whether that matters, only their owner knows.
     pub(super) fn complaints(self) -> Vec<String> {
         let Target::Systemd = self else {
-            return Vec::new();
+            let failed = services(Path::new(OPENRC), "failed").into_iter();
+            return failed.map(|name| format!("{name} has failed")).collect();
         };
         let output = Command::new("systemctl")
             .args([
@@ -132,6 +153,18 @@ mod tests {
         assert!(root(line, "/@").unwrap_err().contains("/@be/new/root"));
         assert_eq!(root("rootflags=subvol=/", "/"), Ok(()));
         assert_eq!(root("quiet", "/@"), Ok(()));
+    }
+
+    #[test]
+    fn services_of_openrc_by_state() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(services(dir.path(), "failed"), [""; 0]);
+        std::fs::create_dir(dir.path().join("failed")).unwrap();
+        for name in ["sshd", "cronie"] {
+            let link = dir.path().join("failed").join(name);
+            std::os::unix::fs::symlink("/etc/init.d", link).unwrap();
+        }
+        assert_eq!(services(dir.path(), "failed"), ["cronie", "sshd"]);
     }
 
     #[test]
