@@ -167,7 +167,7 @@ fn packages_in_a_volume_of_their_own_are_counted() -> Result<()> {
     let uuid = system.uuid();
     system.append(
         "/etc/fstab",
-        &format!("UUID={uuid} /var btrfs subvol=/@pkg 0 0\n"),
+        format!("UUID={uuid} /var btrfs subvol=/@pkg 0 0\n"),
     )?;
     system.be.run(&["create", "apart"]).done();
     assert_eq!(packages(&system, "apart")?, Some(2));

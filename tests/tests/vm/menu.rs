@@ -234,3 +234,81 @@ fn by_hand_and_by_id() -> Result<()> {
         Ok(())
     })
 }
+
+const SUPERUSER: &str = "set superusers=root\nexport superusers\npassword root secret\n";
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn bios_older_kernels_rescue_and_passwords() -> Result<()> {
+    emulated(|| {
+        let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |mount, be| {
+            let config = mount.read("/boot/grub/grub.cfg")?;
+            let line = config
+                .lines()
+                .find(|line| line.starts_with("menuentry "))
+                .context("no entry in grub.cfg")?;
+            let free = line.replacen(" --class ", " --unrestricted --class ", 1);
+            let config = SUPERUSER.to_owned() + &config.replace(line, &free);
+            mount.write("/boot/grub/grub.cfg", config)?;
+            // On a busy host the emulated timer can be too late for the kernel.
+            let argument = "GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX no_timer_check\"\n";
+            mount.append("/etc/default/grub", argument)?;
+            let boot = mount.path("/boot");
+            for name in fs::read_dir(&boot)?.flatten().map(|e| e.file_name()) {
+                let name = name.to_string_lossy();
+                if name.starts_with("vmlinuz-") {
+                    fs::copy(boot.join(&*name), boot.join(format!("{name}.old")))?;
+                }
+            }
+            be.run(&["init"]).done();
+            Ok(())
+        })?;
+        let release = machine.disk.lab.old_kernel.release.clone();
+        let old = format!("/vmlinuz-{release}.old ");
+        machine.on()?;
+        // The user's own first entry needs no password, so ours needs none.
+        assert_eq!(machine.boots()?.root, "/@");
+        let line = machine.sh("cat /proc/cmdline")?;
+        ensure!(!line.contains(&old) && !line.contains("single"), "{line}");
+        machine.sh("sed -i 's/ --unrestricted//' /boot/grub/grub.cfg; be menu; sync")?;
+
+        machine.vm().reboot()?;
+        machine.vm().select("default: Linux", SHORT)?;
+        login(&mut machine, "wrong")?;
+        // What is in the submenu asks for none once it is open.
+        machine.vm().select("Older kernels and rescue", BACK)?;
+        login(&mut machine, "secret")?;
+        let titles = machine.titles()?;
+        let named = format!("default: Linux {release}");
+        let wanted = [
+            format!("{named} (vmlinuz-{release}.old)"),
+            format!("{named}, rescue"),
+        ];
+        assert_eq!(titles, wanted);
+        machine.vm().select(&wanted[0], SHORT)?;
+        assert_eq!(machine.boots()?.root, "/@");
+        let line = machine.sh("cat /proc/cmdline")?;
+        ensure!(line.contains(&old), "{line}");
+
+        machine.sh("grub-reboot 'be-/more>be-default/rescue'; sync")?;
+        machine.vm().reboot()?;
+        login(&mut machine, "secret")?;
+        assert_eq!(machine.boots()?.root, "/@");
+        let line = machine.sh("cat /proc/cmdline")?;
+        ensure!(!line.contains(&old) && !line.contains("quiet"), "{line}");
+        ensure!(
+            line.trim().ends_with("single systemd.unit=rescue.target"),
+            "{line}"
+        );
+        Ok(())
+    })
+}
+
+/// Answers when GRUB asks who it is.
+fn login(machine: &mut Machine, password: &str) -> Result<()> {
+    let vm = machine.vm();
+    vm.expect("Enter username:", SHORT)?;
+    vm.send("root\r")?;
+    vm.expect("Enter password:", SHORT)?;
+    vm.send(&format!("{password}\r"))
+}
