@@ -2,6 +2,7 @@
 
 mod blackout;
 mod boots;
+mod inits;
 mod laid_out;
 mod menu;
 mod rename;
