@@ -11,6 +11,7 @@ pub mod config;
 pub mod diff;
 pub mod doctor;
 pub mod execute;
+pub mod files;
 pub mod fstab;
 pub mod glob;
 pub mod hook;

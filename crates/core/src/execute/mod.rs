@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
 
 use crate::bootfs;
+use crate::files;
 use crate::host;
 use crate::layout::ATTRIBUTE;
 use crate::menu::{self, Prepared, Written};
@@ -127,6 +128,7 @@ impl Work<'_> {
         match step {
             Step::MakeStore => session.store.make(),
             Step::InstallScript => install_script(&session.root),
+            Step::InstallFile(file) => files::install(&session.root, file),
             Step::HookConfig { config } => hook(session, config),
             Step::Adopt(record) => adopt(session, record),
             Step::Clone(spec) => {
