@@ -67,6 +67,12 @@ impl Machine {
         Ok(self.vm.insert(vm))
     }
 
+    /// Whether it is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.vm.is_none()
+    }
+
     /// Cuts its power.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod diff;
 pub mod doctor;
 mod entries;
 pub mod execute;
+pub mod files;
 pub mod fstab;
 pub mod glob;
 pub mod health;

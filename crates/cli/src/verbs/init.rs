@@ -1,9 +1,10 @@
 //! `be init`
 
 use anyhow::Result;
+use be_core::files;
 use be_core::layout::describe;
 use be_core::name::EnvName;
-use be_core::plan;
+use be_core::plan::{self, Step};
 use be_core::refusal::{NothingToDo, Refusal};
 use serde_json::json;
 
@@ -18,14 +19,20 @@ pub struct Args {
     /// Name for the running system.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: EnvName,
+
+    /// Let systemd reset a machine that hangs, where there is a watchdog device.
+    #[arg(long)]
+    watchdog: bool,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let store = &ctx.session.store;
+    let root = &ctx.session.root;
     let request = plan::Init {
         name: args.name.clone(),
         now: ctx.now,
-        script_installed: be_core::hook::script_installed(&ctx.session.root),
+        script_installed: be_core::hook::script_installed(root),
+        files: files::look(root, args.watchdog),
     };
     // Once without the lock: it lies in the store, which is not made before all rules are met.
     let inv = ctx.session.observe()?;
@@ -37,7 +44,9 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         ctx.begin()?
     };
     let inv = &work.inv;
-    let planned = plan::init(inv, &request)?;
+    let mut planned = plan::init(inv, &request)?;
+    let no_watchdog = files::no_watchdog(&ctx.session.root).filter(|_| args.watchdog);
+    planned.notes.extend(no_watchdog.map(str::to_owned));
     let found = describe(&inv.system);
     let text: String = found
         .found
@@ -49,10 +58,15 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         let name = inv.running()?.name();
         return Err(NothingToDo(format!("this system is environment {name} already")).into());
     }
+    let installed: Vec<String> = planned.steps.iter().filter_map(installed).collect();
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),
     };
+    let list: String = installed
+        .iter()
+        .map(|path| format!("{:22} {path}\n", "installed"))
+        .collect();
     let after = ctx.session.observe()?;
     let name = after.running().map_err(|e: Refusal| e)?.name().clone();
     let facts: serde_json::Map<_, _> = found
@@ -64,9 +78,19 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         "environment": name,
         "found": facts,
         "unprotected": found.unprotected,
+        "installed": installed,
     }))
     .text(format!(
-        "{text}This system is environment {name} now. Next: be upgrade\n"
+        "{text}{list}This system is environment {name} now. Next: be upgrade\n"
     ))
     .notes(done.notes.clone()))
+}
+
+/// The path that a step puts something of ours in.
+fn installed(step: &Step) -> Option<String> {
+    match step {
+        Step::InstallScript => Some(format!("/{}", be_core::hook::path().display())),
+        Step::InstallFile(file) => Some(format!("/{}", file.path)),
+        _ => None,
+    }
 }

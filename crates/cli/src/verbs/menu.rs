@@ -1,5 +1,7 @@
 //! `be menu`
 
+use std::path::Path;
+
 use anyhow::Result;
 use be_core::menu;
 use be_core::plan::{self, Plan, Proofs, Step};
@@ -12,10 +14,20 @@ use crate::reporter::Outcome;
 ///
 /// What boots by default stays. With --dry-run, print the menu.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// As the hooks of a kernel's installer call it: do nothing in a chroot or container, or
+    /// before be init.
+    #[arg(long)]
+    hook: bool,
+}
 
-pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    let work = ctx.begin()?;
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let work = match args.hook {
+        false => ctx.begin()?,
+        true if is_elsewhere(ctx) => return Ok(Outcome::new(json!({ "entries": null }))),
+        // That a kernel was installed says nothing of the one that runs.
+        true => ctx.begin_unconfirmed()?,
+    };
     let inv = &work.inv;
     let default = plan::default(inv, inv.running()?.name());
     if ctx.dry_run {
@@ -56,4 +68,12 @@ pub fn run(_args: &Args, ctx: &mut Context) -> Result<Outcome> {
             })
             .notes(done.notes.clone()),
     )
+}
+
+/// Whether a kernel was installed where no menu is to be written: in a chroot or a container,
+/// which for a chroot of `be` is done at the end, or where `be init` never ran.
+fn is_elsewhere(ctx: &Context) -> bool {
+    ctx.session.sysroot != Path::new("/")
+        || !be_core::host::sees_the_machine()
+        || !ctx.session.store.exists()
 }

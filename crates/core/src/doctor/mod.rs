@@ -18,7 +18,9 @@ use crate::name::EnvName;
 use crate::session::Session;
 
 pub use grub::{GrubFiles, grub_installed_in};
-pub use observe::{Depth, EnvFacts, MenuFacts, Mode, Observation, ScriptFact, Swapfile, observe};
+pub use observe::{
+    Depth, EnvFacts, FilesFact, MenuFacts, Mode, Observation, ScriptFact, Swapfile, observe,
+};
 pub use repair::repair;
 
 /// How bad it is.
@@ -89,6 +91,11 @@ pub enum Repair {
         /// Of an environment, by its root from the top level; else of the running system.
         of: Option<(EnvName, PathBuf)>,
     },
+    /// Put our services and hooks into /etc.
+    Files {
+        /// Of an environment, by its root from the top level; else of the running system.
+        of: Option<(EnvName, PathBuf)>,
+    },
     /// Remember that GRUB's own files lie in an environment.
     GrubHome {
         /// Which one.
@@ -111,9 +118,10 @@ impl Repair {
             Repair::Sweep => 1,
             Repair::Fstab { .. } => 2,
             Repair::Script { .. } => 3,
-            Repair::GrubHome { .. } => 4,
-            Repair::Menu => 5,
-            Repair::Hook => 6,
+            Repair::Files { .. } => 4,
+            Repair::GrubHome { .. } => 5,
+            Repair::Menu => 6,
+            Repair::Hook => 7,
         }
     }
 }
@@ -147,6 +155,10 @@ impl fmt::Display for Repair {
             } => {
                 write!(f, "install /{} in {name}", script.display())
             }
+            Repair::Files { of: None } => write!(f, "install the services and hooks of be"),
+            Repair::Files {
+                of: Some((name, _)),
+            } => write!(f, "install the services and hooks of be in {name}"),
             Repair::GrubHome { name, home } => {
                 write!(
                     f,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::grub::{self, GrubFiles};
+use crate::files;
 use crate::fstab::Fstab;
 use crate::hook::{self, Script};
 use crate::layout::{self, Pending};
@@ -61,6 +62,8 @@ pub struct Observation {
     pub grub_cfg: Option<String>,
     /// Our script in the running system and in the environments.
     pub scripts: Vec<ScriptFact>,
+    /// Our services and hooks in the running system and in the environments.
+    pub files: Vec<FilesFact>,
     /// What is in the environments; empty for a quick look.
     pub environments: Vec<EnvFacts>,
     /// GRUB's files in the environments; empty for a quick look.
@@ -98,6 +101,15 @@ pub struct ScriptFact {
     pub of: Option<(EnvName, PathBuf)>,
     /// How it is.
     pub script: Script,
+}
+
+/// Our services and hooks in one system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesFact {
+    /// The environment and its root from the top level; none for the running system.
+    pub of: Option<(EnvName, PathBuf)>,
+    /// Those that it should have.
+    pub files: Vec<files::Fact>,
 }
 
 /// What is in an environment.
@@ -151,6 +163,10 @@ pub fn observe(
         scripts: vec![ScriptFact {
             of: None,
             script: hook::script(&session.root),
+        }],
+        files: vec![FilesFact {
+            of: None,
+            files: files::look(&session.root, false),
         }],
         ..Observation::default()
     };
@@ -237,6 +253,12 @@ fn look_into(session: &Session, inv: &Inventory, env: &Environment, seen: &mut O
         problems: examined.unwrap_or_else(|e| vec![format!("{e:#}")]),
     });
     // The running one was looked at through its mounts.
+    if !env.running {
+        seen.files.push(FilesFact {
+            of: Some((env.name().clone(), subvolume.path.clone())),
+            files: files::look(&root, false),
+        });
+    }
     if !env.running && root.is_dir("etc/grub.d").unwrap_or(false) {
         seen.scripts.push(ScriptFact {
             of: Some((env.name().clone(), subvolume.path.clone())),

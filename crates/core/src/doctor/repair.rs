@@ -8,6 +8,7 @@ use be_btrfs::Root;
 
 use super::Repair;
 use crate::execute::{execute, install_script, sweep};
+use crate::files;
 use crate::fstab::{Change, Fstab};
 use crate::menu::Written;
 use crate::model::Inventory;
@@ -43,6 +44,10 @@ pub fn repair(session: &Session, repair: &Repair, lock: &Lock) -> Result<Vec<Str
         Repair::Script {
             of: Some((_, root)),
         } => install_script(&session.store.root_of(root)?).map(|()| Vec::new())?,
+        Repair::Files { of: None } => install_files(&session.root)?,
+        Repair::Files {
+            of: Some((_, root)),
+        } => install_files(&session.store.root_of(root)?)?,
         Repair::GrubHome { name, home } => {
             let inv = session.observe()?;
             let mut record = inv.get(name)?.record.clone();
@@ -66,6 +71,15 @@ pub fn repair(session: &Session, repair: &Repair, lock: &Lock) -> Result<Vec<Str
     };
     session.store.top.sync()?;
     Ok(done)
+}
+
+fn install_files(root: &Root) -> Result<Vec<String>> {
+    let facts = files::look(root, false);
+    let install = |file: files::File| {
+        files::install(root, &file).with_context(|| format!("could not {file}"))?;
+        Ok(file.to_string())
+    };
+    files::missing(&facts).map(install).collect()
 }
 
 fn steps(session: &Session, inv: Inventory, steps: Vec<Step>, lock: &Lock) -> Result<Vec<String>> {

@@ -15,6 +15,7 @@ use chrono::{DateTime, FixedOffset};
 
 use crate::block;
 use crate::bootfs;
+use crate::files;
 use crate::health;
 use crate::host;
 use crate::layout::ATTRIBUTE;
@@ -131,6 +132,7 @@ impl Work<'_> {
         match step {
             Step::MakeStore => session.store.make(),
             Step::InstallScript => install_script(&session.root),
+            Step::InstallFile(file) => files::install(&session.root, file),
             Step::HookConfig { config } => hook(session, config),
             Step::Adopt(record) => adopt(session, record),
             Step::Clone(spec) => {

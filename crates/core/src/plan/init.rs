@@ -4,6 +4,7 @@ use chrono::{DateTime, FixedOffset};
 
 use super::create::default;
 use super::{Plan, Proofs, Step};
+use crate::files::{self, Fact};
 use crate::layout;
 use crate::model::Inventory;
 use crate::name::EnvName;
@@ -19,6 +20,8 @@ pub struct Init {
     pub now: DateTime<FixedOffset>,
     /// Our script is in the system's /etc/grub.d, as we would write it.
     pub script_installed: bool,
+    /// Our services and hooks that the system should have, and how they are.
+    pub files: Vec<Fact>,
 }
 
 /// Plan the adoption; a plan without steps means that all is done already.
@@ -55,6 +58,11 @@ pub fn init(inv: &Inventory, request: &Init) -> Result<Plan, Refusal> {
     if !request.script_installed {
         plan.steps.push(Step::InstallScript);
     }
+    let files = files::missing(&request.files);
+    plan.steps.extend(files.map(Step::InstallFile));
+    let left = files::foreign(&request.files);
+    plan.notes
+        .extend(left.map(|file| format!("left /{} as it is: be did not write it", file.path)));
     // The menu first: a grub.cfg that reads a menu must find one.
     let name = running.map_or(&request.name, |e| e.name());
     if running.is_none() || !inv.menu.entries.iter().any(|e| e == name.as_str()) {
@@ -82,6 +90,7 @@ mod tests {
             name: name("default"),
             now: now(),
             script_installed: false,
+            files: Vec::new(),
         }
     }
 
@@ -113,6 +122,28 @@ mod tests {
         let mut request = request();
         request.script_installed = true;
         assert!(init(&inv, &request).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn files_are_written_where_nobody_else_wrote_them() {
+        let mut inv = inventory(vec![env("default", 256).running().next()]);
+        inv.menu.entries = vec!["default".into()];
+        let mut request = request();
+        request.script_installed = true;
+        request.files = files::samples();
+        let plan = init(&inv, &request).unwrap();
+        let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "install /etc/init.d/be-confirm",
+                "enable it: /etc/runlevels/default/be-confirm"
+            ]
+        );
+        assert_eq!(
+            plan.notes,
+            ["left /etc/kernel/postrm.d/zz-be as it is: be did not write it"]
+        );
     }
 
     #[test]

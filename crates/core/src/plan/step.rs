@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use be_grub::selection::Choice;
 
 use super::SplitSpec;
+use crate::files::File;
 use crate::fstab::{Change, Entry};
 use crate::layout::Source;
 use crate::model::GrubConfig;
@@ -28,6 +29,8 @@ pub enum Step {
     MakeStore,
     /// Put our script into the system's /etc/grub.d.
     InstallScript,
+    /// Put a service or a hook of ours into the system.
+    InstallFile(File),
     /// Make GRUB's configuration read our menu.
     HookConfig {
         /// The file.
@@ -189,6 +192,7 @@ impl fmt::Display for Step {
         match self {
             Step::MakeStore => write!(f, "make the store /@be on the top level"),
             Step::InstallScript => write!(f, "install /etc/grub.d/{}", be_grub::hook::SCRIPT_NAME),
+            Step::InstallFile(file) => write!(f, "{file}"),
             Step::HookConfig { config } => {
                 write!(f, "add the menu of be to {}", config.shown)
             }

@@ -11,6 +11,7 @@ pub(crate) mod base;
 mod boot;
 pub mod disk;
 mod guest;
+pub mod inits;
 mod kernel;
 mod root;
 
@@ -60,6 +61,10 @@ pub fn build_all() -> Result<()> {
     let lab = Lab::ensure()?;
     for layout in image::Layout::ALL {
         disk::ensure(&lab, layout)?;
+    }
+    let base = base::ensure()?;
+    for init in inits::Init::ALL {
+        inits::ensure(init, &base)?;
     }
     let sizes = run::run(run::cmd("du", ["-h", "--max-depth=1"]).arg(cache::dir()))?;
     for line in sizes.lines() {

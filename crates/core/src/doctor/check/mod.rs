@@ -21,6 +21,8 @@ pub(super) const ALL: &[Check] = &[
     system::read_only,
     system::not_adopted,
     system::tools,
+    system::files,
+    system::foreign_files,
     store::records,
     store::roots,
     store::permissions,

@@ -1,7 +1,8 @@
 //! Checks of the system and its filesystem.
 
-use super::{Problem, Severity, problem, some};
-use crate::doctor::Observation;
+use super::{Problem, REPAIR, Repair, Severity, problem, some};
+use crate::doctor::{FilesFact, Observation};
+use crate::files;
 use crate::layout;
 use crate::model::Inventory;
 use crate::refusal::Refusal;
@@ -67,6 +68,51 @@ pub(super) fn tools(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// Services and hooks of ours that a system lacks, or has of another version.
+pub(super) fn files(_: &Inventory, seen: &Observation) -> Vec<Problem> {
+    let of = |fact: &FilesFact| {
+        let wanted = files::missing(&fact.files);
+        let list: Vec<String> = wanted.map(|file| format!("/{}", file.path)).collect();
+        let object = match &fact.of {
+            None => "/etc".to_owned(),
+            Some((name, _)) => format!("/etc in {name}"),
+        };
+        let found = || {
+            problem(
+                "files",
+                Severity::Warning,
+                object,
+                format!(
+                    "services and hooks of be are missing, or are of another version: {}",
+                    some(&list)
+                ),
+                REPAIR,
+            )
+            .repair(Repair::Files {
+                of: fact.of.clone(),
+            })
+        };
+        (!list.is_empty()).then(found)
+    };
+    seen.files.iter().filter_map(of).collect()
+}
+
+/// What somebody else wrote in their places.
+pub(super) fn foreign_files(_: &Inventory, seen: &Observation) -> Vec<Problem> {
+    let own = seen.files.iter().filter(|fact| fact.of.is_none());
+    let list = own.flat_map(|fact| files::foreign(&fact.files));
+    list.map(|file| {
+        problem(
+            "file-foreign",
+            Severity::Note,
+            format!("/{}", file.path),
+            "be did not write it and leaves it as it is: what it is there for may not happen",
+            "remove it, then: be init, if that was not what you wanted",
+        )
+    })
+    .collect()
 }
 
 /// A layout of which no complete environment can be made.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::super::grub::GrubFiles;
 use super::super::{
-    EnvFacts, MenuFacts, Mode, Observation, Problem, Repair, ScriptFact, Severity, Swapfile, check,
-    is_clean, repairs,
+    EnvFacts, FilesFact, MenuFacts, Mode, Observation, Problem, Repair, ScriptFact, Severity,
+    Swapfile, check, is_clean, repairs,
 };
 use crate::fstab::Fstab;
 use crate::hook::Script;
@@ -269,6 +269,30 @@ fn the_hook_and_the_script() {
         is(&problem, "grub-script", severity, true);
         assert_eq!(problem.object.contains("new"), at == 1);
     }
+}
+
+#[test]
+fn services_and_hooks() {
+    use crate::files::{State, samples};
+    let is_foreign = |f: &crate::files::Fact| f.state == State::Foreign;
+    for (of, object) in [
+        (None, "/etc"),
+        (Some((name("new"), "@be/new/root".into())), "/etc in new"),
+    ] {
+        let problem = only(|_, seen| {
+            let files = samples().into_iter().filter(|f| !is_foreign(f)).collect();
+            seen.files = vec![FilesFact { of, files }];
+        });
+        is(&problem, "files", Severity::Warning, true);
+        assert_eq!(problem.object, object);
+        assert!(problem.text.contains("/etc/init.d/be-confirm, /etc/run"));
+    }
+    let problem = only(|_, seen| {
+        let files = samples().into_iter().filter(is_foreign).collect();
+        seen.files = vec![FilesFact { of: None, files }];
+    });
+    is(&problem, "file-foreign", Severity::Note, false);
+    assert_eq!(problem.object, "/etc/kernel/postrm.d/zz-be");
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! The inits of distributions: what `be init` gives them, and what they do with it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use be_tests::be::Be;
+use be_tests::vm::{LONG, Machine, emulated};
+use xtask::image::{Layout, Tree};
+use xtask::lab::disk::DiskMount;
+use xtask::lab::inits::Init;
+use xtask::vm::Firmware;
+
+/// Prints GRUB's menu as it lies on the disk.
+const MENU: &str = "mount -o ro,subvolid=5 \"$(findmnt -n -o SOURCE / | sed 's/\\[.*//')\" /mnt && \
+                    cat /mnt/@be/.grub/menu.cfg; umount /mnt";
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
+    emulated(|| {
+        let mut machine = machine(Init::Systemd, Layout::BootExt4, Firmware::Bios, |_, _| {
+            Ok(())
+        })?;
+        start(&mut machine, Init::Systemd)?;
+        let done = machine.sh("be init")?;
+        ensure!(done.contains("/be-confirm.service"), "{done}");
+        new_kernel(&mut machine, |new, release| {
+            format!(
+                "cd /srv/lab/kernels/{new} && cp -a boot/. /boot && cp -a lib/. /usr/lib && \
+                 installkernel {release} /boot/vmlinuz-{release}"
+            )
+        })?;
+
+        machine.vm().reboot()?;
+        start(&mut machine, Init::Systemd)?;
+        let judged = moment(&mut machine, "be-confirm.service", "InactiveExit")?;
+        let reached = moment(&mut machine, "multi-user.target", "ActiveEnter")?;
+        ensure!(reached > 0 && judged >= reached, "{judged} {reached}");
+        assert_eq!(moment(&mut machine, "be-stuck.service", "InactiveExit")?, 0);
+        systemd_judges_what_does_not_come_up(&mut machine)
+    })
+}
+
+/// A boot that hangs, in small, and the emergency shell. What judges is replaced: this is
+/// about when it is asked.
+fn systemd_judges_what_does_not_come_up(machine: &mut Machine) -> Result<()> {
+    machine.sh("set -e; cd /run/systemd/system
+        printf '[Service]\\nType=oneshot\\nExecStart=sleep infinity\\n' >hang.service
+        mkdir be-confirm.service.d be-stuck.service.d
+        printf '[Unit]\\nAfter=hang.service\\nJobTimeoutSec=3\\n' >be-confirm.service.d/x.conf
+        printf '[Service]\\nRemainAfterExit=no\\nExecStart=\\nExecStart=touch /run/judged\\n' \
+            >be-stuck.service.d/x.conf
+        systemctl daemon-reload
+        systemctl stop be-confirm.service
+        rm -rf /run/be-confirm
+        systemctl start --no-block hang.service be-confirm.service")?;
+    let wait = "for _ in $(seq 60); do [ -e /run/judged ] && exit; sleep 1; done; exit 1";
+    machine.sh(wait).context("a boot that hangs")?;
+    machine.sh("test ! -e /run/be-confirm")?;
+    machine.sh("rm /run/judged; systemctl isolate --no-block emergency.target")?;
+    machine.sh(wait).context("the emergency shell")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
+    // Sorts behind be-confirm, and takes its time.
+    const SLOW: &str = "#!/sbin/openrc-run\nstart() {\n\tebegin slow; sleep 2; eend 0\n}\n";
+    emulated(|| {
+        let mut machine = machine(
+            Init::OpenRc,
+            Layout::AtSubvol,
+            Firmware::Uefi,
+            |mount, be| {
+                fs::create_dir_all(mount.path("/etc/kernel/postinst.d"))?;
+                mount.write("/etc/init.d/zz-slow", SLOW)?;
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(mount.path("/etc/init.d/zz-slow"), mode)?;
+                let link = mount.path("/etc/runlevels/default/zz-slow");
+                symlink("/etc/init.d/zz-slow", link)?;
+                let done = be.run(&["init"]).done().stdout;
+                ensure!(done.contains("/etc/runlevels/default/be-confirm"), "{done}");
+                Ok(())
+            },
+        )?;
+        start(&mut machine, Init::OpenRc)?;
+        let log = machine.sh("cat /run/lab-rc.log")?;
+        let at = |words: &str| log.find(words).with_context(|| log.clone());
+        ensure!(at("slow")? < at("Judging the boot")?, "{log}");
+        new_kernel(&mut machine, |new, _| {
+            format!(
+                "git -C /var/db/repos/gentoo pull -q && emerge --oneshot --nodeps --quiet \
+                 =sys-kernel/lab-kernel-{new}"
+            )
+        })
+    })
+}
+
+/// A machine with `be` and this init.
+fn machine(
+    init: Init,
+    layout: Layout,
+    firmware: Firmware,
+    prepare: impl FnOnce(&DiskMount, &Be) -> Result<()>,
+) -> Result<Machine> {
+    Machine::new(layout, firmware, |mount, be| {
+        init.install(mount.root())?;
+        // On a busy host the emulated timer can be too late for the kernel, which then
+        // panics, or goes on with a worse one.
+        for file in ["/etc/default/grub", "/boot/grub/grub.cfg"] {
+            let text = mount.read(file)?;
+            mount.write(
+                file,
+                text.replace("console=ttyS0", "console=ttyS0 no_timer_check"),
+            )?;
+        }
+        prepare(mount, be)
+    })
+}
+
+/// Waits until it has booted, to the end.
+fn start(machine: &mut Machine, init: Init) -> Result<()> {
+    let start = Instant::now();
+    if machine.is_off() {
+        machine.on()?;
+    }
+    machine.vm().wait_boot(LONG)?;
+    let shell = start.elapsed();
+    machine.vm().check(init.wait(), LONG)?;
+    let all = start.elapsed();
+    xtask::say(&format!(
+        "{init:?}: a shell after {shell:.1?}, all after {all:.1?}"
+    ));
+    Ok(())
+}
+
+/// When something happened to a unit, in microseconds since the kernel started.
+fn moment(machine: &mut Machine, unit: &str, what: &str) -> Result<u64> {
+    let show = format!("systemctl show --value -p {what}TimestampMonotonic {unit}");
+    let text = machine.sh(&show)?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{unit}: {text}"))
+}
+
+/// Installs the newer kernel in the running system: the menu has it then.
+fn new_kernel(machine: &mut Machine, install: impl Fn(&str, &str) -> String) -> Result<()> {
+    let new = machine.disk.lab.new_kernel.clone();
+    let entry = format!("default: Linux {}", new.release);
+    let before = machine.sh(MENU)?;
+    ensure!(
+        before.contains("default: Linux ") && !before.contains(&entry),
+        "{before}"
+    );
+    let command = install(&new.package, &new.release);
+    let said = machine.vm().check(&command, LONG)?;
+    let after = machine.sh(MENU)?;
+    ensure!(after.contains(&entry), "{said}\n{after}");
+    Ok(())
+}
