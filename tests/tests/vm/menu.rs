@@ -250,9 +250,6 @@ fn bios_older_kernels_rescue_and_passwords() -> Result<()> {
             let free = line.replacen(" --class ", " --unrestricted --class ", 1);
             let config = SUPERUSER.to_owned() + &config.replace(line, &free);
             mount.write("/boot/grub/grub.cfg", config)?;
-            // On a busy host the emulated timer can be too late for the kernel.
-            let argument = "GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX no_timer_check\"\n";
-            mount.append("/etc/default/grub", argument)?;
             let boot = mount.path("/boot");
             for name in fs::read_dir(&boot)?.flatten().map(|e| e.file_name()) {
                 let name = name.to_string_lossy();

@@ -40,7 +40,7 @@ pub fn install(disk: &Path, lab: &Lab, layout: Layout, uuid: &str) -> Result<()>
             path(&initramfs),
             "-append".to_owned(),
             format!(
-                "root=UUID={uuid} rootflags={} ro console=ttyS0 panic=2 quiet",
+                "root=UUID={uuid} rootflags={} ro console=ttyS0 panic=2 no_timer_check quiet",
                 layout.options()
             ),
         ],
