@@ -118,7 +118,7 @@ fn thirty_environments_of_all_ages() -> Result<()> {
 
     rules(
         &system,
-        "keep = 3\nmin_keep = 1\ndaily = 3\nweekly = 3\nmonthly = 3\nkeep_names = [\"e07\", \"*16\"]\n",
+        "keep = 3\nmin_keep = 1\ndaily = 3\nweekly = 3\nmonthly = 1\nkeep_names = [\"e07\", \"*16\"]\n",
     )?;
     let (running, before) = (system.running()?, there(&system));
     let dry = system.unchanged_by(0, &["-n", "--json", "prune"])?;

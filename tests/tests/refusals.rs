@@ -102,8 +102,8 @@ fn wrong_wishes() -> Result<()> {
     let nowhere = system.dir().join("nowhere").display().to_string();
     let full = system.dir().display().to_string();
     for (code, args, words) in [
-        (REFUSED, &["activate", "-t", "x"][..], "one time"),
-        (REFUSED, &["create", "-t", "y"], "one time"),
+        (REFUSED, &["activate", "--trial", "x"][..], "no trial boots"),
+        (REFUSED, &["confirm"], "has booted"),
         (REFUSED, &["upgrade", "--trial", "y"], "trial"),
         (REFUSED, &["upgrade", "--continue", "x"], "x is ready"),
         (REFUSED, &["destroy", "x"], "x"),

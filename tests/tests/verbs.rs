@@ -82,7 +82,20 @@ fn active_already() -> Result<()> {
         assert_eq!(none.stdout, "no environment is chosen for one boot only\n");
     }
     system.refuses(REFUSED, &["activate", "-T", "nope"], &["nope"])?;
-    system.refuses(REFUSED, &["activate", "-t", "x"], &["one time"])?;
+
+    // GRUB cannot write to a loop device: what has come up sets the default back.
+    system.be.run(&["activate", "default"]).done();
+    let once = system.be.run(&["activate", "-t", "x"]).done();
+    assert_eq!(once.stdout, "x boots next, and default after it\n");
+    let once = once.says(&["GRUB can write nowhere", "choose default in the menu"]);
+    assert_eq!(once.code, 0);
+    assert_eq!(system.sound_menu()?, "x");
+    system.refuses(REFUSED, &["destroy", "-y", "x"], &["x", "boots next"])?;
+    // Whatever else is written meanwhile.
+    system.be.run(&["create", "y"]).done();
+    system.be.run(&["activate", "-T"]).done();
+    assert_eq!(system.sound_menu()?, "default");
+    assert!(!system.menu()?.contains("\"back\""));
     Ok(())
 }
 

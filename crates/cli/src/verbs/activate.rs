@@ -81,17 +81,12 @@ fn undo_once(ctx: &mut Context, name: Option<&EnvName>) -> Result<Outcome> {
         work.inv.get(name)?;
     }
     let planned = plan::undo_once(&work.inv)?;
-    let nothing = planned.steps.is_empty();
     let done = match ctx.carry_out(work, &planned)? {
         Ok(done) => done,
         Err(shown) => return Ok(shown),
     };
-    let text = match nothing {
-        true => "no environment was chosen for one boot only\n",
-        false => "no environment is chosen for one boot only any more\n",
-    };
     Ok(Outcome::new(json!({ "once": null }))
-        .text(text)
+        .text("no environment is chosen for one boot only\n")
         .notes(done.notes))
 }
 
