@@ -7,6 +7,19 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
 
+/// How each init is told to start the service that judges a boot: the init, by its program,
+/// and the links, of which any will do.
+const JUDGES: [(&[&str], &[&str]); 2] = [
+    (
+        SYSTEMD,
+        &[
+            "etc/systemd/system/multi-user.target.wants/be-confirm.service",
+            "usr/lib/systemd/system/multi-user.target.wants/be-confirm.service",
+        ],
+    ),
+    (OPENRC, &["etc/runlevels/default/be-confirm"]),
+];
+
 /// What every text of ours has in one of its first lines, and nobody else's.
 const MARK: &str = "# Boot environments of be(8)";
 
@@ -150,6 +163,12 @@ pub const WATCHDOG: File = File {
 
 /// The device without which the watchdog of systemd does nothing.
 const WATCHDOG_DEVICE: &str = "dev/watchdog0";
+
+/// Whether a service confirms an environment with this root when it has come up.
+pub fn judges(root: &Root) -> bool {
+    let any = |paths: &[&str]| paths.iter().any(|path| exists(root, path));
+    JUDGES.iter().any(|(init, links)| any(init) && any(links))
+}
 
 /// Why there can be no watchdog in the system with this root.
 pub fn no_watchdog(root: &Root) -> Option<&'static str> {

@@ -11,6 +11,7 @@ use crate::boot::{self, Examination, Fstab, Ground};
 use crate::bootfs::{self, BootDir};
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
+use crate::files;
 use crate::layout::{self, Layout};
 use crate::menu;
 use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
@@ -144,14 +145,18 @@ impl Session {
         Ok(found)
     }
 
-    /// How to switch, with what this machine can do and what be.toml says.
-    pub fn switch(&self, inv: &Inventory, how: How) -> Switch {
+    /// How to switch to an environment, or to a clone of it, with what this machine can do and
+    /// what be.toml says.
+    pub fn switch(&self, inv: &Inventory, env: &Environment, how: How) -> Switch {
         let how = match (how, self.config.trial.enabled) {
             (How::Auto, false) => How::Default,
             (how, _) => how,
         };
+        let root = env.root.as_ref();
+        let root = root.and_then(|root| self.store.root_of(&root.path).ok());
         Switch {
             how,
+            judged: root.is_some_and(|root| files::judges(&root)),
             tries: self.config.trial.tries,
             no_place: match how {
                 How::Default => None,

@@ -26,7 +26,7 @@ fn uefi_what_is_not_well_falls_back_and_what_is_well_stays() -> Result<()> {
         ensure!(status["trials"]["possible"] == true, "{status}");
 
         machine.sh("be create good")?;
-        let activated = machine.json("activate good")?;
+        let activated = machine.json("activate --trial good")?;
         ensure!(
             activated["way"] == "trial" && activated["tries"] == 2,
             "{activated}"
@@ -43,7 +43,7 @@ fn uefi_what_is_not_well_falls_back_and_what_is_well_stays() -> Result<()> {
             "{status}"
         );
 
-        machine.sh("be create panics && be activate panics")?;
+        machine.sh("be create panics && be activate --trial panics")?;
         let init = "printf '#!/bin/sh\\nexit 1\\n' >$d/usr/sbin/init";
         machine.sh(&format!(
             "d=$(be mount panics) && {init} && be umount panics"
@@ -59,7 +59,7 @@ fn uefi_what_is_not_well_falls_back_and_what_is_well_stays() -> Result<()> {
         assert_eq!(seen - panics, 2);
         fell_back(&mut machine, "panics", "crashed or hung")?;
 
-        machine.sh("be create hangs && be activate hangs")?;
+        machine.sh("be create hangs && be activate --trial hangs")?;
         let check = "$d/etc/be/health.d/required/slow";
         machine.sh(&format!(
             "d=$(be mount hangs) && mkdir -p ${{d}}/etc/be/health.d/required && \
@@ -108,7 +108,7 @@ fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
         machine.sh("be init && be create nokernel && be create gone && be create torn")?;
 
         machine.sh(
-            "be activate nokernel && rm $(be mount nokernel)/boot/vmlinuz-*; be umount nokernel",
+            "be activate --trial nokernel && rm $(be mount nokernel)/boot/vmlinuz-*; be umount nokernel",
         )?;
         machine.vm().reboot()?;
         boots(
@@ -118,7 +118,7 @@ fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
         )?;
         fell_back(&mut machine, "nokernel", "GRUB could not load")?;
 
-        machine.sh("be activate gone && mkdir -p /run/top && \
+        machine.sh("be activate --trial gone && mkdir -p /run/top && \
              mount -o subvolid=5 $(findmnt -no SOURCE / | sed 's/\\[.*//') /run/top && \
              btrfs -q subvolume delete /run/top/@be/gone/root && btrfs filesystem sync /run/top && \
              umount /run/top")?;
@@ -132,7 +132,7 @@ fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
 
         let torn = initramfs(&machine.disk.lab.old_kernel.release.clone());
         machine.sh(&format!(
-            "be activate torn && truncate -s 4096 $(be mount torn)/{torn}; be umount torn"
+            "be activate --trial torn && truncate -s 4096 $(be mount torn)/{torn}; be umount torn"
         ))?;
         machine.vm().reboot()?;
         boots(

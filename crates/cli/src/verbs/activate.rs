@@ -106,7 +106,7 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result
     };
     let request = plan::Activate {
         name: name.clone(),
-        switch: ctx.session.switch(inv, how),
+        switch: ctx.session.switch(inv, env, how),
         problems,
     };
     let (planned, way) = plan::activate(inv, &request)?;

@@ -53,6 +53,12 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     let work = ctx.begin()?;
     let inv = &work.inv;
+    let how = match (args.activate, args.once) {
+        (true, _) => Some(How::Auto),
+        (_, true) => Some(How::Once),
+        _ => None,
+    };
+    let from = inv.origin(args.origin.as_ref().map(|n| &n.env))?;
     let request = plan::Create {
         name,
         layout: ctx.session.layout(inv, args.origin.as_ref())?,
@@ -60,11 +66,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         description: args.description.clone(),
         now: ctx.now,
         upgrade: None,
-        switch: match (args.activate, args.once) {
-            (true, _) => Some(ctx.session.switch(inv, How::Auto)),
-            (_, true) => Some(ctx.session.switch(inv, How::Once)),
-            _ => None,
-        },
+        switch: how.map(|how| ctx.session.switch(inv, from, how)),
         min_free: plan::MIN_FREE,
     };
     let (name, planned, way) = plan::create(inv, &request)?;

@@ -35,6 +35,8 @@ pub struct Switch {
     pub tries: u8,
     /// Why GRUB can write nowhere; none if it can.
     pub no_place: Option<NoPlace>,
+    /// A service in the environment confirms it when it has come up.
+    pub judged: bool,
 }
 
 /// What is asked for, with what was found out about the environment.
@@ -179,16 +181,27 @@ fn way(
             Ok(Way::UntilUp { back })
         }
         (How::Trial, Some(none)) => Err(Refusal::no_trial(none)),
-        (How::Trial, None) => match fallback(inv, env) {
-            Some(fallback) => Ok(Way::Trial { tries, fallback }),
-            None => Err(Refusal::NoFallback { name: name.clone() }),
-        },
+        (How::Trial, None) => {
+            let Some(fallback) = fallback(inv, env) else {
+                return Err(Refusal::NoFallback { name: name.clone() });
+            };
+            if !request.judged {
+                notes.push(format!(
+                    "no service in {name} confirms it: say be confirm when it has booted"
+                ));
+            }
+            Ok(Way::Trial { tries, fallback })
+        }
         (How::Auto, none) if unproven => match (none, fallback(inv, env)) {
-            (None, Some(fallback)) => Ok(Way::Trial { tries, fallback }),
+            (None, Some(fallback)) if request.judged => Ok(Way::Trial { tries, fallback }),
             (none, found) => {
-                let why = match none {
-                    Some(none) => none.to_string(),
-                    None => "no other environment is confirmed".to_owned(),
+                let why = match (none, &found) {
+                    (Some(none), _) => none.to_string(),
+                    (None, None) => "no other environment is confirmed".to_owned(),
+                    // It would fall back while it works.
+                    (None, Some(_)) => "no service in it would confirm it (be init enables one, \
+                                        --trial leaves it to be confirm)"
+                        .to_owned(),
                 };
                 let instead = found.map_or_else(|| "another".to_owned(), |f| f.to_string());
                 notes.push(format!(
@@ -298,6 +311,7 @@ mod tests {
                 how: How::Auto,
                 tries: 2,
                 no_place: None,
+                judged: true,
             },
             problems: Vec::new(),
         }
@@ -370,6 +384,15 @@ mod tests {
         assert_eq!(choice.trial, Some(on_trial));
         assert_eq!(ways(&inv, How::Default, None).unwrap(), Way::Default);
         assert_eq!(ways(&inv, How::Once, None).unwrap(), Way::Once);
+        let mut unjudged = request("new");
+        unjudged.switch.judged = false;
+        let (plan, way) = activate(&inv, &unjudged).unwrap();
+        assert_eq!(way, Way::Default);
+        assert!(plan.notes[0].contains("no service"), "{:?}", plan.notes);
+        unjudged.switch.how = How::Trial;
+        let (plan, way) = activate(&inv, &unjudged).unwrap();
+        assert!(matches!(way, Way::Trial { .. }));
+        assert!(plan.notes[0].contains("be confirm"), "{:?}", plan.notes);
         let nowhere = || Some(NoPlace { places: Vec::new() });
         assert_eq!(ways(&inv, How::Auto, nowhere()).unwrap(), Way::Default);
         let refused = ways(&inv, How::Trial, nowhere()).unwrap_err();

@@ -220,6 +220,7 @@ mod tests {
             how: How::Auto,
             tries: 3,
             no_place: None,
+            judged: true,
         });
         let (_, plan, way) = create(&inv, &request).unwrap();
         let fallback = name("default");

@@ -44,7 +44,8 @@ impl Work<'_> {
             proofs: Proofs::Kept,
         };
         let how = self.how();
-        let switch = activate.then(|| plan::switch(&inv, env, &self.session.switch(&inv, how)));
+        let switch =
+            activate.then(|| plan::switch(&inv, env, &self.session.switch(&inv, env, how)));
         let switch = switch.transpose()?;
         let (switch, way) = switch.unzip();
         let mut plan = Plan::default();
