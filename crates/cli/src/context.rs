@@ -109,11 +109,7 @@ impl<'a> Context<'a> {
             return Ok(inv);
         };
         let plan = Plan {
-            steps: vec![Step::WriteMenu {
-                default: default(&inv, running.name()),
-                without: Vec::new(),
-                proofs: Proofs::Kept,
-            }],
+            steps: vec![Step::menu(&default(&inv, running.name()))],
             notes: Vec::new(),
         };
         execute(&self.session, inv, &plan, lock)?;

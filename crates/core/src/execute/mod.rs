@@ -100,11 +100,7 @@ impl Work<'_> {
     fn give_entries_back(&mut self, plan: &Plan) {
         for step in &plan.steps {
             if let Step::WriteMenu { default, .. } = step {
-                let again = Step::WriteMenu {
-                    default: default.clone(),
-                    without: Vec::new(),
-                    proofs: Proofs::Kept,
-                };
+                let again = Step::menu(default);
                 if let Err(e) = self.run(&again, None) {
                     tracing::warn!("the menu lacks what was not removed: {e:#}; be menu");
                 }

@@ -6,7 +6,7 @@ use be_grub::place::NoPlace;
 use be_grub::selection::{Choice, Trial};
 
 use super::create::default;
-use super::{Plan, Proofs, Step};
+use super::{Plan, Step};
 use crate::layout;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
@@ -130,10 +130,10 @@ pub(crate) fn switch(
             if after != before {
                 plan.steps.push(Step::Choose(after));
             }
-            plan.steps.push(menu(env.name()));
+            plan.steps.push(Step::menu(env.name()));
         }
         Way::Trial { tries, fallback } => {
-            plan.steps.push(menu(fallback));
+            plan.steps.push(Step::menu(fallback));
             let left = *tries;
             plan.steps.push(Step::Choose(Choice {
                 once: None,
@@ -142,7 +142,7 @@ pub(crate) fn switch(
             }));
         }
         Way::Once => {
-            plan.steps.push(menu(&default(inv, env.name())));
+            plan.steps.push(Step::menu(&default(inv, env.name())));
             plan.steps.push(Step::Choose(Choice {
                 once: Some(name),
                 ..before
@@ -245,17 +245,9 @@ pub fn undo_once(inv: &Inventory) -> Result<Plan, Refusal> {
         }));
     }
     if let Some(back) = &inv.menu.back {
-        plan.steps.push(menu(back));
+        plan.steps.push(Step::menu(back));
     }
     Ok(plan)
-}
-
-fn menu(default: &EnvName) -> Step {
-    Step::WriteMenu {
-        default: default.clone(),
-        without: Vec::new(),
-        proofs: Proofs::Kept,
-    }
 }
 
 /// What is cloned late comes from the running system once more, until the environment was
@@ -438,7 +430,10 @@ mod tests {
         assert_eq!(*choice, Choice::default());
         assert_eq!(undo_once(&inv).unwrap(), Plan::default());
         inv.menu.back = Some(name("default"));
-        assert_eq!(undo_once(&inv).unwrap().steps, [menu(&name("default"))]);
+        assert_eq!(
+            undo_once(&inv).unwrap().steps,
+            [Step::menu(&name("default"))]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use be_grub::selection::Choice;
 use chrono::{DateTime, FixedOffset};
 
-use super::{Plan, Proofs, Step};
+use super::{Plan, Step};
 use crate::model::Inventory;
 use crate::name::EnvName;
 use crate::record::{State, TrialFailure};
@@ -34,7 +34,7 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
         .is_some_and(|t| t.name == env.name().as_str())
     {
         // The default first: cut off between the two, the trial of a default is none.
-        plan.steps.push(menu(env.name()));
+        plan.steps.push(Step::menu(env.name()));
         let failed = choice.failed.clone();
         let failed = failed.filter(|f| !named(&Some(f.name.clone())));
         plan.steps.push(Step::Choose(Choice {
@@ -43,7 +43,7 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
             ..choice
         }));
     } else if let Some(back) = inv.menu.back.as_ref().filter(|_| env.default) {
-        plan.steps.push(menu(back));
+        plan.steps.push(Step::menu(back));
     }
     Ok(plan)
 }
@@ -79,14 +79,6 @@ pub fn note_failed(
         ..choice
     }));
     Ok((plan, known.map(|e| e.name().clone())))
-}
-
-fn menu(default: &EnvName) -> Step {
-    Step::WriteMenu {
-        default: default.clone(),
-        without: Vec::new(),
-        proofs: Proofs::Kept,
-    }
 }
 
 #[cfg(test)]
@@ -141,7 +133,7 @@ mod tests {
         assert_eq!(confirm(&inv).unwrap(), Plan::default());
         inv.menu.back = Some(name("old"));
         let plan = confirm(&inv).unwrap();
-        assert_eq!(plan.steps, [menu(&name("old"))]);
+        assert_eq!(plan.steps, [Step::menu(&name("old"))]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use chrono::{DateTime, FixedOffset};
 
 use super::activate::{Switch, Way, switch};
-use super::{CloneSpec, Plan, Proofs, Step};
+use super::{CloneSpec, Plan, Step};
 use crate::layout::{self, Layout, Source};
 use crate::model::{Environment, Inventory, Subvolume};
 use crate::name::{EnvName, Named, SnapName};
@@ -105,11 +105,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan, Optio
         return Ok((name, plan, None));
     }
     let Some(how) = &request.switch else {
-        plan.steps.push(Step::WriteMenu {
-            default: default(inv, origin.name()),
-            without: Vec::new(),
-            proofs: Proofs::Kept,
-        });
+        plan.steps.push(Step::menu(&default(inv, origin.name())));
         return Ok((name, plan, None));
     };
     let (then, way) = switch(inv, &Environment::new(record, None), how)?;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, FixedOffset};
 
 use super::create::default;
-use super::{Plan, Proofs, Step};
+use super::{Plan, Step};
 use crate::files::{self, Fact};
 use crate::layout;
 use crate::model::Inventory;
@@ -66,11 +66,7 @@ pub fn init(inv: &Inventory, request: &Init) -> Result<Plan, Refusal> {
     // The menu first: a grub.cfg that reads a menu must find one.
     let name = running.map_or(&request.name, |e| e.name());
     if running.is_none() || !inv.menu.entries.iter().any(|e| e == name.as_str()) {
-        plan.steps.push(Step::WriteMenu {
-            default: default(inv, name),
-            without: Vec::new(),
-            proofs: Proofs::Kept,
-        });
+        plan.steps.push(Step::menu(&default(inv, name)));
     }
     if !inv.menu.hooked {
         plan.steps.push(Step::HookConfig {

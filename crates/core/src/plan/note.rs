@@ -1,7 +1,7 @@
 //! `be describe`, `be pin` and `be unpin`: what the owner of an environment says of it.
 
 use super::create::default;
-use super::{Plan, Proofs, Step};
+use super::{Plan, Step};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named};
 use crate::refusal::Refusal;
@@ -21,11 +21,7 @@ pub fn describe(inv: &Inventory, name: &Named, text: &str) -> Result<Plan, Refus
             plan.steps.push(Step::Update(Box::new(record)));
             let listed = inv.menu.entries.iter().any(|e| e == name.env.as_str());
             if listed && inv.menu.damage.is_none() {
-                plan.steps.push(Step::WriteMenu {
-                    default: default(inv, &name.env),
-                    without: Vec::new(),
-                    proofs: Proofs::Kept,
-                });
+                plan.steps.push(Step::menu(&default(inv, &name.env)));
             }
         }
         return Ok(plan);

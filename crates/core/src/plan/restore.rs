@@ -70,11 +70,7 @@ pub fn restore(inv: &Inventory, uses: &[Use], request: &Restore) -> Result<Plan,
         env: request.env.clone(),
         snapshot: taken.clone(),
     }));
-    plan.steps.push(Step::WriteMenu {
-        default: default(inv, &request.env),
-        without: Vec::new(),
-        proofs: Proofs::Kept,
-    });
+    plan.steps.push(Step::menu(&default(inv, &request.env)));
     plan.notes.push(format!(
         "what {0} was until now is kept as {0}@{kept}; be destroy {0}@{kept} lets go of it",
         request.env

@@ -109,6 +109,17 @@ pub enum Step {
     EndRename(Renaming),
 }
 
+impl Step {
+    /// The menu of all environments, with this one as the default.
+    pub fn menu(default: &EnvName) -> Self {
+        Self::WriteMenu {
+            default: default.clone(),
+            without: Vec::new(),
+            proofs: Proofs::Kept,
+        }
+    }
+}
+
 /// How to take a snapshot of an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotSpec {

@@ -11,8 +11,7 @@ use super::report::{Report, later};
 use super::{Outcome, Request, Work};
 use crate::execute::execute;
 use crate::log;
-use crate::name::EnvName;
-use crate::plan::{self, How, Plan, Proofs, Step};
+use crate::plan::{self, How, Plan, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
@@ -38,11 +37,6 @@ impl Work<'_> {
         upgrade.phase = Phase::Done;
         upgrade.failed.clear();
         upgrade.ended = Some(later(request.now));
-        let menu = |default: EnvName| Step::WriteMenu {
-            default,
-            without: Vec::new(),
-            proofs: Proofs::Kept,
-        };
         let how = self.how();
         let switch =
             activate.then(|| plan::switch(&inv, env, &self.session.switch(&inv, env, how)));
@@ -54,7 +48,7 @@ impl Work<'_> {
         if !matches!(steps.first(), Some(Step::WriteMenu { .. })) {
             // If what comes first fails, the environment has its entry all the same.
             plan.steps
-                .push(menu(plan::default(&inv, &self.record.name)));
+                .push(Step::menu(&plan::default(&inv, &self.record.name)));
         }
         plan.steps.extend_from_slice(steps);
         plan.notes = switch.map(|s| s.notes).unwrap_or_default();
