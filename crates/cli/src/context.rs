@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, finish_rename, note_failed, sweep};
 use be_core::menu::Written;
 use be_core::model::Inventory;
-use be_core::plan::{Plan, Proofs, Step, default};
+use be_core::plan::{Plan, Step, default};
 use be_core::refusal::Refusal;
 use be_core::session::Session;
 use be_core::store::Lock;
