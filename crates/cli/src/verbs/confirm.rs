@@ -1,5 +1,8 @@
 //! `be confirm`
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use be_core::execute::came_up;
 use be_core::health;
@@ -13,7 +16,11 @@ use serde_json::json;
 
 use crate::args::Global;
 use crate::context::{Context, Work};
-use crate::reporter::Outcome;
+use crate::reporter::{Outcome, count};
+
+/// How long the service waits for another be, and between two looks.
+const PATIENCE: Duration = Duration::from_secs(600);
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Say that the running environment works: its trial has ended, and it boots from now on.
 ///
@@ -84,9 +91,38 @@ fn confirm(ctx: &mut Context, work: Work) -> Result<Outcome> {
     )
 }
 
+/// As [`Context::begin_unconfirmed`], waiting for whoever works with the store now: what is
+/// well must not be given up because an upgrade began with the boot.
+fn begin(ctx: &mut Context) -> Result<Work> {
+    let start = Instant::now();
+    loop {
+        match ctx.begin_unconfirmed() {
+            Err(e) if is_busy(&e) && start.elapsed() < PATIENCE => sleep(MOMENT),
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Refusal::Busy { .. }))
+}
+
 fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     // Takes note of what GRUB has given up, and lets go of the lock: checks may take long.
-    let work = ctx.begin_unconfirmed()?;
+    let work = match begin(ctx) {
+        Err(e) if matches!(e.downcast_ref(), Some(Refusal::ReadOnly)) => {
+            // Forced so after an error: nothing could be confirmed or noted down.
+            if let Some(Boot::Trial(left)) = health::boot(&ctx.session.observe()?) {
+                reboot(
+                    ctx,
+                    &format!("the running environment is not well: {e}"),
+                    left,
+                )?;
+            }
+            return Err(e);
+        }
+        begun => begun?,
+    };
     let inv = &work.inv;
     if !is_up(&work) {
         return Err(Refusal::NotUp.into());
@@ -107,16 +143,12 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     health::note(&ctx.session.store, &name, &found, ctx.now)?;
     let mut outcome = match (found.failures.is_empty(), on_trial, &boot) {
         (true, ..) => {
-            let work = ctx.begin_unconfirmed()?;
+            let work = begin(ctx)?;
             confirm(ctx, work)?
         }
         (false, true, Some(Boot::Trial(left))) => {
             let why = found.failures.join("; ");
-            ctx.reporter.note(&format!(
-                "{name} is not well: {why}. It is on trial, with {left} more boots to come: \
-                 rebooting"
-            ));
-            health::reboot()?;
+            reboot(ctx, &format!("{name} is not well: {why}"), *left)?;
             Outcome::new(json!({ "environment": name, "confirmed": false, "reboot": true })).code(1)
         }
         (false, ..) => {
@@ -139,6 +171,15 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     let failures = found.failures.iter().map(|f| format!("failed: {f}"));
     let warnings = found.warnings.iter().map(|w| format!("warning: {w}"));
     Ok(outcome.notes(failures.chain(warnings)))
+}
+
+/// What is on trial gets another boot, or what it falls back to boots.
+fn reboot(ctx: &mut Context, why: &str, left: u8) -> Result<()> {
+    let boots = count(usize::from(left), "boot");
+    ctx.reporter.note(&format!(
+        "{why}. It is on trial, with {boots} to come: rebooting"
+    ));
+    health::reboot()
 }
 
 /// Tell who logs in that this is not what was to run.
