@@ -259,11 +259,11 @@ fn nothing_is_wrong(layout: Layout, machine: &mut Machine) -> Result<()> {
 }
 
 /// What is not be's, of the system at `root`: its subvolumes, and all in /boot but for
-/// be's own lines in grub.cfg.
+/// GRUB's environment block for be, and be's own lines in grub.cfg.
 fn foreign(root: &str, mut sh: impl FnMut(&str) -> Result<String>) -> Result<[String; 2]> {
     let subvolumes = format!("btrfs subvolume list -u '{root}' | sed 's/^.* uuid //' | sort");
     let boot = format!(
-        "cd '{root}'/boot; find . -type f ! -name grub.cfg -exec sha256sum {{}} + | sort -k 2; \
+        "cd '{root}'/boot; find . -type f ! -name grub.cfg ! -path './be/*.env' -exec sha256sum {{}} + | sort -k 2; \
          sed '/^### BEGIN .*45_be/,/^### END .*45_be/d; /^$/d' grub/grub.cfg"
     );
     Ok([sh(&subvolumes)?, sh(&boot)?])
