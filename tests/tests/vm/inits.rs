@@ -33,14 +33,13 @@ fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
             )
         })?;
 
-        choose(&mut machine)?;
+        machine.sh("be create well && be activate -t well")?;
+        machine.vm().reboot()?;
         boots(&mut machine, Init::Systemd, "well", "be.boot=once")?;
         let judged = moment(&mut machine, "be-confirm.service", "InactiveExit")?;
         let reached = moment(&mut machine, "multi-user.target", "ActiveEnter")?;
         ensure!(reached > 0 && judged >= reached, "{judged} {reached}");
         assert_eq!(moment(&mut machine, "be-stuck.service", "InactiveExit")?, 0);
-        machine.vm().reboot()?;
-        fell_back(&mut machine, Init::Systemd)?;
         systemd_judges_what_does_not_come_up(&mut machine)
     })
 }
@@ -108,20 +107,6 @@ fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
     })
 }
 
-/// Chooses one environment for the next boot, and another, which says that it is not well, for
-/// a trial after that.
-fn choose(machine: &mut Machine) -> Result<()> {
-    let check = "$d/etc/be/health.d/required/no";
-    machine.sh(&format!(
-        "set -e; mkdir -p /etc/be; printf '[trial]\\ntries = 1\\n' >/etc/be/be.toml
-         be create well; be create sick
-         d=$(be mount sick); mkdir -p ${{d}}/etc/be/health.d/required
-         printf '#!/bin/sh\\necho it hurts; exit 1\\n' >{check}; chmod +x {check}; be umount sick
-         be activate sick; be activate -t well"
-    ))?;
-    machine.vm().reboot()
-}
-
 /// What boots, to the end, by itself.
 fn boots(machine: &mut Machine, init: Init, name: &str, words: &str) -> Result<()> {
     start(machine, init)?;
@@ -132,23 +117,6 @@ fn boots(machine: &mut Machine, init: Init, name: &str, words: &str) -> Result<(
     let found = (&listed["running"], &listed["state"]);
     let log = machine.sh(&format!("be log {name} || true"))?;
     assert_eq!(found, (&wanted.0, &wanted.1), "{listed} {line} {log}");
-    Ok(())
-}
-
-/// The service has found it not well and has rebooted: the default boots, which says so.
-fn fell_back(machine: &mut Machine, init: Init) -> Result<()> {
-    boots(
-        machine,
-        init,
-        "default",
-        "be.boot=fallback be.failed=sick be.why=tries-used",
-    )?;
-    let sick = machine.json("list sick")?["environments"][0].clone();
-    ensure!(sick["state"] == "bad", "{sick}");
-    let message = machine.sh("cat /run/motd.d/be")?;
-    ensure!(message.contains("required/no says no"), "{message}");
-    let log = machine.sh("be log sick")?;
-    ensure!(log.contains("it hurts"), "{log}");
     Ok(())
 }
 
