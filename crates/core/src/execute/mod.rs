@@ -223,7 +223,7 @@ impl Work<'_> {
 fn choose(session: &Session, choice: &be_grub::selection::Choice) -> Result<()> {
     session.store.top.commit()?;
     let block = session.observe()?.menu.block;
-    let block = block.context("the menu cannot choose by itself: be doctor says why")?;
+    let block = block.context("the menu cannot choose by itself: be status says why")?;
     let starts = choice.trial.as_ref().filter(|t| t.left > 0);
     if let Some(name) = starts.and_then(|t| EnvName::parse(&t.name).ok()) {
         health::forget(&session.store, &name);
