@@ -226,7 +226,7 @@ impl Running {
     /// Waits until `ready` gives something.
     ///
     /// # Errors
-    /// `be` ends before, or it takes longer than a minute.
+    /// `be` ends before, or it takes longer than five minutes.
     pub fn until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let start = Instant::now();
         loop {
@@ -237,8 +237,8 @@ impl Running {
                 let outcome = self.end()?;
                 bail!("be ended before {what}: {}", outcome.stderr);
             }
-            if start.elapsed() > Duration::from_secs(60) {
-                bail!("a minute went by without {what}");
+            if start.elapsed() > Duration::from_secs(300) {
+                bail!("five minutes went by without {what}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -432,7 +432,7 @@ fn is_lab_device(word: &str) -> bool {
 }
 
 /// How long the kernel may take to end a whole PID namespace.
-pub const GONE: Duration = Duration::from_secs(2);
+pub const GONE: Duration = Duration::from_secs(20);
 
 /// No difference, for `assert_eq!`.
 pub const NOTHING: Vec<String> = Vec::new();

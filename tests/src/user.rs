@@ -25,7 +25,7 @@ impl User {
         let start = Instant::now();
         let comm = format!("/proc/{}/comm", this.0.id());
         while fs::read_to_string(&comm)?.trim() != "sleep" {
-            ensure!(start.elapsed() < Duration::from_secs(10), "no sleep");
+            ensure!(start.elapsed() < Duration::from_secs(60), "no sleep");
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(this)

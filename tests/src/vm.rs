@@ -11,9 +11,9 @@ use xtask::vm::{BOOT_TIME, Booted, Firmware, Options, Vm};
 use crate::be::Be;
 
 /// For a command of `be` in the guest, and for GRUB to come up.
-pub const SHORT: Duration = Duration::from_secs(90);
+pub const SHORT: Duration = Duration::from_secs(240);
 /// For Portage in the guest.
-pub const LONG: Duration = Duration::from_secs(400);
+pub const LONG: Duration = Duration::from_secs(600);
 
 /// A disk on which `be` is installed, and the machine on it while one runs.
 pub struct Machine {

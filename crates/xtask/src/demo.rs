@@ -16,7 +16,7 @@ use crate::vm::{Firmware, Options, Vm};
 use crate::{packages, tell};
 
 /// How long the machine may take for a step; it is emulated.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// Shows the main job.
 ///

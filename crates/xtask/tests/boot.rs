@@ -8,7 +8,7 @@ use xtask::image::{Layout, Tree};
 use xtask::lab::disk::Disk;
 use xtask::vm::{BOOT_TIME, Firmware, Options, Vm};
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(240);
 /// Those on one file system with at most one other subvolume; how the others
 /// boot is looked at more closely in tests/tests/vm/laid_out.rs.
 const PLAIN: [Layout; 3] = [Layout::AtSubvol, Layout::FedoraRoot, Layout::TopLevel];

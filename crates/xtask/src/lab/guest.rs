@@ -14,7 +14,7 @@ use crate::temp;
 use crate::vm::{BOOT_TIME, Firmware, Options, Vm};
 
 /// The installer copies hundreds of files; it is emulated.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Boots the disk's kernel without a boot loader, installs GRUB for what the
 /// layout boots with and writes grub.cfg.

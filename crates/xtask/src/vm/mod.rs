@@ -24,7 +24,7 @@ pub use screen::{Entry, Screen};
 pub const BOOT_MARKER: &str = "BE-LAB-BOOT ";
 /// From power-on to the shell, generously: without acceleration and on busy
 /// processors it has taken 25 s.
-pub const BOOT_TIME: Duration = Duration::from_secs(180);
+pub const BOOT_TIME: Duration = Duration::from_secs(400);
 
 /// What the guest's shell does before the end: a busy file system is made
 /// read-only instead.
@@ -223,7 +223,7 @@ impl Vm {
     pub fn wait_boot(&mut self, limit: Duration) -> Result<Booted> {
         let start = Instant::now();
         self.expect(BOOT_MARKER, limit)?;
-        let line = self.expect("\n", Duration::from_secs(10))?;
+        let line = self.expect("\n", limit)?;
         let word = |name: &str| {
             line.split_whitespace()
                 .find_map(|word| word.strip_prefix(name))
@@ -279,7 +279,7 @@ impl Vm {
         self.send(&format!("{UNMOUNT}; /sbin/lab-poweroff\n"))?;
         let start = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if start.elapsed() > Duration::from_secs(60) {
+            if start.elapsed() > BOOT_TIME {
                 bail!(
                     "the machine does not power off:\n{}",
                     last_lines(&self.transcript(), 30)

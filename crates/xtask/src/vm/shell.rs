@@ -10,6 +10,9 @@ use super::Vm;
 pub(super) const PROMPT: &str = "lab# ";
 /// The terminal takes lines of at most 4096 bytes.
 const CHUNK: usize = 3000;
+/// How long the shell may take to answer a line; a guest on a busy machine has
+/// stood still for half a minute.
+const ECHO: Duration = Duration::from_secs(180);
 
 impl Vm {
     /// Runs a bash command, of any length and with any characters, and returns
@@ -24,22 +27,22 @@ impl Vm {
         self.send("B=\n")?;
         for chunk in encoded.as_bytes().chunks(CHUNK) {
             let chunk = String::from_utf8_lossy(chunk);
-            self.expect(PROMPT, Duration::from_secs(30))?;
+            self.expect(PROMPT, ECHO)?;
             self.send(&format!("B=${{B}}{chunk}\n"))?;
         }
-        self.expect(PROMPT, Duration::from_secs(30))?;
+        self.expect(PROMPT, ECHO)?;
         // The marks are put together by the shell so that an echo of this line
         // is not taken for them.
         let (head, tail) = mark.split_at(2);
         self.send(&format!(
             "M={head}; echo ${{M}}{tail}; (eval \"$(echo $B | base64 -d)\") </dev/null 2>&1; echo ${{M}}{tail} $?\n"
         ))?;
-        self.expect(&format!("{mark}\n"), Duration::from_secs(30))?;
+        self.expect(&format!("{mark}\n"), ECHO)?;
         let output = self
             .expect(&format!("{mark} "), limit)
             .with_context(|| format!("in the guest: {command}"))?;
-        let status = self.expect("\n", Duration::from_secs(10))?;
-        self.expect(PROMPT, Duration::from_secs(30))?;
+        let status = self.expect("\n", ECHO)?;
+        self.expect(PROMPT, ECHO)?;
         let output = output.strip_suffix(&format!("{mark} ")).unwrap_or(&output);
         let status = status.trim().parse().context("read a status")?;
         Ok((status, output.to_owned()))
