@@ -2,6 +2,7 @@
 //! dry run says before what the run then does.
 
 use std::fs;
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -275,7 +276,7 @@ fn after_a_removal_that_fails_the_others_are_in_the_menu_again() -> Result<()> {
         system.be.run(&["create", name]).done();
     }
     rules(&system, "keep = 0\nmin_keep = 0\n")?;
-    // btrfs does not delete what is being sent; nobody reads this stream.
+    // btrfs does not delete what is being sent; nobody reads the rest of this stream.
     let mut sending = User(
         cmd("btrfs", ["send"])
             .arg(system.top("@be/a/base/root"))
@@ -283,7 +284,8 @@ fn after_a_removal_that_fails_the_others_are_in_the_menu_again() -> Result<()> {
             .stderr(Stdio::null())
             .spawn()?,
     );
-    std::thread::sleep(Duration::from_millis(300));
+    let stream = sending.0.stdout.as_mut().context("its output")?;
+    stream.read_exact(&mut [0])?;
     ensure!(sending.0.try_wait()?.is_none(), "it has sent all");
     let failed = system.be.run(&["prune"]).exits(1);
     ensure!(

@@ -2,9 +2,10 @@
 //! nothing that was in it, or is changed meanwhile, is lost without a word.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::be::{Be, Outcome};
@@ -233,18 +234,21 @@ fn what_changes_before_the_reboot_is_told_and_copied_again() -> Result<()> {
     Ok(())
 }
 
-/// A process that works in the system; dropped, it is gone.
+/// A shell at work in the system once it has run a script; dropped, it is gone.
 struct Worker(Child);
 
 impl Worker {
     fn new(system: &System, script: &str) -> Result<Self> {
-        let mut sh = cmd("sh", ["-c", script]);
-        let child = sh
-            .current_dir(system.path("/srv"))
-            .stdin(Stdio::null())
-            .spawn()?;
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(Self(child))
+        let mut sh = cmd("sh", ["-c", &format!("{script}; echo; read x")]);
+        let mut worker = Self(
+            sh.current_dir(system.path("/srv"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?,
+        );
+        let output = worker.0.stdout.as_mut().context("its output")?;
+        output.read_exact(&mut [0])?;
+        Ok(worker)
     }
 }
 
@@ -293,8 +297,8 @@ fn what_would_be_half_done_is_refused() -> Result<()> {
     }
     run(cmd("btrfs", ["--quiet", "subvolume", "delete"]).arg(system.path("/srv/db/nested")))?;
     for (script, words) in [
-        ("exec 5>>db/rows; read x < /dev/zero", "writes"),
-        ("cd db/sub; read x < /dev/zero", "its working directory"),
+        ("exec 5>>db/rows", "writes"),
+        ("cd db/sub", "its working directory"),
     ] {
         let _worker = Worker::new(&system, script)?;
         // Not `refuses`: a process of our own is at work in the system.
@@ -309,7 +313,7 @@ fn what_would_be_half_done_is_refused() -> Result<()> {
     }
     {
         // Who only reads is no matter.
-        let _worker = Worker::new(&system, "exec 5<db/rows; read x < /dev/zero")?;
+        let _worker = Worker::new(&system, "exec 5<db/rows")?;
         system.be.run(&["-n", "layout", "split", "/srv/db"]).done();
     }
     system.make_subvolume("@srv-db")?;

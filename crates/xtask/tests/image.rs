@@ -101,7 +101,7 @@ fn an_upgrade_does_what_the_packages_promise() -> Result<()> {
     let start = Instant::now();
     image.chroot().env("LAB_SLOW", "4").run(&upgrade)?;
     let seconds = start.elapsed().as_secs();
-    assert!((4..15).contains(&seconds), "{seconds} s");
+    assert!(seconds >= 4, "{seconds} s");
     Ok(())
 }
 

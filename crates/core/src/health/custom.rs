@@ -121,6 +121,8 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn sh(script: &str, limit: Duration) -> (Result<(), String>, String) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut command = Command::new("/bin/sh");
@@ -132,9 +134,9 @@ mod tests {
 
     #[test]
     fn a_check_says_yes_or_no_and_its_output_is_kept() {
-        let (found, output) = sh("echo $BE_ENVIRONMENT", GRACE);
+        let (found, output) = sh("echo $BE_ENVIRONMENT", MINUTE);
         assert_eq!((found, output.as_str()), (Ok(()), "new\n"));
-        let (found, output) = sh("echo why >&2; exit 3", GRACE);
+        let (found, output) = sh("echo why >&2; exit 3", MINUTE);
         assert!(found.unwrap_err().contains('3'));
         assert_eq!(output, "why\n");
     }
@@ -143,7 +145,7 @@ mod tests {
     fn one_that_hangs_is_ended_with_all_that_it_started() {
         let (found, output) = sh(
             "sh -c 'sleep 600' & echo $!; wait",
-            Duration::from_millis(300),
+            Duration::from_secs(3),
         );
         assert!(found.unwrap_err().contains("did not end"));
         let child: i32 = output.trim().parse().unwrap();
@@ -152,7 +154,7 @@ mod tests {
             status.map_or(true, |s| s.contains(") Z "))
         };
         let start = Instant::now();
-        while !gone() && start.elapsed() < GRACE {
+        while !gone() && start.elapsed() < MINUTE {
             sleep(MOMENT);
         }
         assert!(gone());
