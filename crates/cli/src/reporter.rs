@@ -40,6 +40,13 @@ impl Outcome {
         self
     }
 
+    /// The same with more text behind it.
+    #[must_use]
+    pub fn more(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
     /// The same with these notes as well.
     #[must_use]
     pub fn notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {

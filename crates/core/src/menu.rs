@@ -23,7 +23,7 @@ use crate::store::Paths;
 
 /// What a kernel is told that boots once or on trial, unless its owner has told it already:
 /// to reboot 10 seconds after a panic.
-const COMES_BACK: &str = "panic=10";
+pub(crate) const COMES_BACK: &str = "panic=10";
 
 /// What was written, and what was left out.
 #[derive(Debug, Clone, Default)]

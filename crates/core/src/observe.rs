@@ -27,7 +27,8 @@ use crate::store::{Paths, Store};
 /// The longest text file that is read whole, in bytes.
 pub(crate) const MAX_TEXT: u64 = 4 << 20;
 
-const GRUB_HOMES: [&str; 2] = ["boot/grub", "boot/grub2"];
+/// Where GRUB's own files are, from the root.
+pub(crate) const GRUB_HOMES: [&str; 2] = ["boot/grub", "boot/grub2"];
 
 /// Read everything about the system mounted at `sysroot`.
 ///

@@ -159,6 +159,8 @@ pub enum Refusal {
     },
     /// The environment that runs is not the one that is to be confirmed.
     NotUp,
+    /// What is managed does not run on this machine, or not outside of this chroot.
+    NotHere,
     NoWayBack {
         running: Option<EnvName>,
     },
@@ -334,6 +336,7 @@ impl Refusal {
             Once { .. } => "be activate -T takes that back".into(),
             Fallback { .. } => "be confirm once the environment on trial works".into(),
             NotUp => "boot it, and confirm it there".into(),
+            NotHere => "be activate without --now, then boot that machine".into(),
             NoWayBack {
                 running: Some(name),
             } => {
@@ -462,6 +465,7 @@ impl fmt::Display for Refusal {
                 f,
                 "only the environment that this machine has booted can be confirmed"
             ),
+            NotHere => write!(f, "only the system that runs can be left for another"),
             NoWayBack { .. } => write!(f, "there is no other confirmed environment to go back to"),
             NotMounted { what } => write!(f, "{what} is not mounted by be"),
             MountTarget { dir, why } => write!(f, "cannot mount at {}: {why}", dir.display()),

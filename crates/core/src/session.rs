@@ -295,7 +295,7 @@ impl Session {
     pub fn grub_installed(&self, env: &Environment) -> Option<String> {
         let root = self.store.root_of(&env.root.as_ref()?.path).ok()?;
         let own = format!("/@be/{}/", env.name());
-        ["boot/grub", "boot/grub2"].into_iter().find_map(|home| {
+        observe::GRUB_HOMES.into_iter().find_map(|home| {
             let names = root.list(home).unwrap_or_default();
             let mut files = names.into_iter().filter(|(_, kind)| kind.is_dir());
             files.find_map(|(name, _)| {

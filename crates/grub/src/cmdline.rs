@@ -100,6 +100,22 @@ pub fn split_args(line: &str) -> Vec<String> {
     args
 }
 
+/// The subvolume that a kernel command line wants for the root, without slashes around it: the last one counts.
+pub fn subvolume(line: &str) -> Option<String> {
+    let words = split_args(line);
+    let flags = words
+        .iter()
+        .rev()
+        .filter_map(|word| word.strip_prefix("rootflags="));
+    let mut paths = flags.filter_map(|flags| {
+        flags
+            .split(',')
+            .rev()
+            .find_map(|o| o.strip_prefix("subvol="))
+    });
+    paths.next().map(|path| path.trim_matches('/').to_owned())
+}
+
 /// Splits a value from `/etc/default/grub` into kernel arguments as GRUB would.
 ///
 /// `grub-mkconfig` copies the value into a `linux` line of `grub.cfg`, where GRUB's lexer takes the quotes and

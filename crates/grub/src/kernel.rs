@@ -234,12 +234,27 @@ fn compare_numbers(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// The version inside an x86 kernel image: `header` is its beginning, 64 KiB are plenty.
-///
-/// Linux' boot protocol (Documentation/arch/x86/boot.rst): the magic `HdrS` at 0x202, the protocol's version at
-/// 0x206, and at 0x20e the offset, less 0x200, of a text ended by NUL of which the first word is the version
-/// (what `uname -r` says, and the name of the directory of its modules).
+/// The version inside an x86 kernel image: `header` is its beginning, 64 KiB are plenty. It is what `uname -r` says,
+/// and the name of the directory of its modules.
 pub fn image_version(header: &[u8]) -> Option<String> {
+    let version = image_text(header)?.split_ascii_whitespace().next()?;
+    version
+        .chars()
+        .all(|c| c.is_ascii_graphic() && c != '/')
+        .then(|| version.to_owned())
+}
+
+/// Whether an image, of which `header` is the beginning, is the very build that runs: `release` and `version` are
+/// what `uname -r` and `uname -v` say. The text in an image is both of them, with its builder between.
+pub fn is_build(header: &[u8], release: &str, version: &str) -> bool {
+    let rest = image_text(header).and_then(|text| text.strip_prefix(release));
+    let builder = rest.and_then(|rest| rest.trim_end().strip_suffix(version));
+    builder.is_some_and(|between| between.starts_with(" (") && between.ends_with(") "))
+}
+
+/// Linux' boot protocol (Documentation/arch/x86/boot.rst): the magic `HdrS` at 0x202, the protocol's version at
+/// 0x206, and at 0x20e the offset, less 0x200, of a text ended by NUL that says who built which version when.
+fn image_text(header: &[u8]) -> Option<&str> {
     let word = |at: usize| Some(u16::from_le_bytes(header.get(at..at + 2)?.try_into().ok()?));
     if header.get(0x202..0x206)? != b"HdrS" || word(0x1fe)? != 0xaa55 || word(0x206)? < 0x200 {
         return None;
@@ -250,12 +265,7 @@ pub fn image_version(header: &[u8]) -> Option<String> {
     }
     let text = header.get(usize::from(offset) + 0x200..)?;
     let end = text.iter().position(|byte| *byte == 0)?;
-    let text = std::str::from_utf8(&text[..end]).ok()?;
-    let version = text.split_ascii_whitespace().next()?;
-    version
-        .chars()
-        .all(|c| c.is_ascii_graphic() && c != '/')
-        .then(|| version.to_owned())
+    std::str::from_utf8(&text[..end]).ok()
 }
 
 #[cfg(test)]
@@ -391,6 +401,15 @@ mod tests {
         let text = b"6.6.13-gentoo-dist (root@host) #1 SMP\0";
         image[0x500..0x500 + text.len()].copy_from_slice(text);
         assert_eq!(image_version(&image).as_deref(), Some("6.6.13-gentoo-dist"));
+        assert!(is_build(&image, "6.6.13-gentoo-dist", "#1 SMP"));
+        for (release, version) in [
+            ("6.6.13-gentoo-dist", "#2 SMP"),
+            ("6.6.13-gentoo", "#1 SMP"),
+            ("6.6.13-gentoo-dist", "SMP"),
+            ("6.6.1", "#1 SMP"),
+        ] {
+            assert!(!is_build(&image, release, version), "{release} {version}");
+        }
         assert_eq!(image_version(&image[..0x508]), None);
         for length in 0..image.len() {
             let _ = image_version(&image[..length]);

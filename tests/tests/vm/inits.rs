@@ -40,8 +40,50 @@ fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
         let reached = moment(&mut machine, "multi-user.target", "ActiveEnter")?;
         ensure!(reached > 0 && judged >= reached, "{judged} {reached}");
         assert_eq!(moment(&mut machine, "be-stuck.service", "InactiveExit")?, 0);
+        switches_at_once(&mut machine)?;
         systemd_judges_what_does_not_come_up(&mut machine)
     })
+}
+
+/// A soft-reboot into what is well, and one into what is not, which comes back by itself.
+fn switches_at_once(machine: &mut Machine) -> Result<()> {
+    machine.sh("be create next")?;
+    let booted = machine.sh("cat /proc/sys/kernel/random/boot_id")?;
+    leave(
+        machine,
+        "be activate --now next",
+        "switching to it now, by soft-reboot",
+    )?;
+    boots(machine, Init::Systemd, "next", "/@be/next/root")?;
+    assert_eq!(machine.sh("cat /proc/sys/kernel/random/boot_id")?, booted);
+    let default = machine.json("list next")?["environments"][0]["next"].clone();
+    assert_eq!(default, true);
+
+    machine.sh(
+        "be create sick && d=$(be mount sick) && mkdir -p $d/etc/be/health.d/required && \
+        printf '#!/bin/sh\\necho it has a cold\\nexit 1\\n' >$d/etc/be/health.d/required/cold && \
+        chmod +x $d/etc/be/health.d/required/cold && be umount sick",
+    )?;
+    leave(
+        machine,
+        "be activate --now sick",
+        "switching to it now, by soft-reboot",
+    )?;
+    for _ in 0..3 {
+        let booted = machine.vm().wait_boot(LONG)?;
+        assert_eq!(booted.root, "/@be/sick/root");
+    }
+    boots(machine, Init::Systemd, "next", "be.boot=fallback")?;
+    let status = machine.vm().shell("be status", LONG)?;
+    ensure!(status.0 == 1 && status.1.contains("cold"), "{status:?}");
+    Ok(())
+}
+
+/// A command that ends the running system after it has said this.
+fn leave(machine: &mut Machine, command: &str, says: &str) -> Result<()> {
+    machine.vm().send(&format!("{command}\n"))?;
+    machine.vm().expect(says, LONG)?;
+    Ok(())
 }
 
 /// A boot that hangs, in small, and the emergency shell. What judges is replaced: this is

@@ -3,6 +3,7 @@
 mod blackout;
 mod boots;
 mod fallback;
+mod home;
 mod inits;
 mod laid_out;
 mod menu;

@@ -1,9 +1,13 @@
 //! `be activate`
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use be_core::host;
 use be_core::layout;
 use be_core::name::{EnvName, Named};
-use be_core::plan::{self, How, Way};
+use be_core::plan::{self, How, Way as Booting};
+use be_core::reboot;
+use be_core::refusal::Refusal;
+use be_core::selection;
 use be_core::stale::{LeftBehind, left_behind};
 use serde_json::{Map, Value, json};
 
@@ -26,6 +30,12 @@ pub struct Args {
     undo_once: bool,
     #[command(flatten)]
     trial: Trial,
+    /// Switch to it at once, on trial: all that runs here ends.
+    ///
+    /// By a soft-reboot where systemd can and the kernel stays the same, else by kexec where that
+    /// is installed, else by a plain reboot.
+    #[arg(long, conflicts_with_all = ["once", "undo_once", "no_trial"])]
+    now: bool,
     /// Which one.
     #[arg(required_unless_present = "undo_once", add = complete::environments())]
     name: Option<Named>,
@@ -61,16 +71,22 @@ impl Trial {
     }
 }
 
+impl Args {
+    fn how(&self) -> How {
+        match self.once {
+            true => How::Once,
+            false => self.trial.how(),
+        }
+    }
+}
+
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let name = args.name.as_ref().map(|n| environment(n, "activated"));
     match name.transpose()? {
-        Some(name) if !args.undo_once => {
-            let how = match args.once {
-                true => How::Once,
-                false => args.trial.how(),
-            };
-            activate(ctx, &name, how)
-        }
+        Some(name) if !args.undo_once => match args.now {
+            true => at_once(ctx, &name),
+            false => activate(ctx, &name, args.how()),
+        },
         name => undo_once(ctx, name.as_ref()),
     }
 }
@@ -96,6 +112,52 @@ pub fn activate(ctx: &mut Context, name: &EnvName, how: How) -> Result<Outcome> 
     switch(ctx, work, name, how)
 }
 
+/// Make `name` boot next, and leave what runs for it.
+fn at_once(ctx: &mut Context, name: &EnvName) -> Result<Outcome> {
+    let work = ctx.begin()?;
+    let inv = &work.inv;
+    if inv.sysroot != std::path::Path::new("/") || !host::sees_the_machine() {
+        return Err(Refusal::NotHere.into());
+    }
+    let env = inv.get(name)?.clone();
+    if env.running {
+        return Ok(switch(ctx, work, name, How::Auto)?.more("it runs already\n"));
+    }
+    let kernel = match env.root {
+        Some(_) => ctx.session.examine(inv, &env)?.kernels.into_iter().next(),
+        None => None,
+    };
+    let trial = selection::Trial {
+        name: name.to_string(),
+        left: ctx.session.config.trial.tries,
+    };
+    let mut outcome = switch(ctx, work, name, How::Trial)?;
+    // What does not boot is not activated.
+    let kernel = kernel.context("it has no kernel")?;
+    let ways = reboot::ways(&ctx.session, &env, &kernel);
+    let mut way = ways.best();
+    let mut reasons = ways.reasons();
+    if ctx.dry_run {
+        outcome.fields.insert("now".into(), json!(way.to_string()));
+        return Ok(outcome
+            .more(&format!("would switch to it at once, by {way}\n"))
+            .notes(reasons));
+    }
+    if let Err(e) = reboot::prepare(&ctx.session, &env, &kernel, &trial, way) {
+        reboot::forget(way);
+        reasons.push(format!("no {way}: {e:#}"));
+        way = reboot::Way::Reboot;
+    }
+    if let Err(e) = reboot::now(way) {
+        reboot::forget(way);
+        return Err(e.context(format!("{name} boots next, and this did not end: reboot")));
+    }
+    outcome.fields.insert("now".into(), json!(way.to_string()));
+    Ok(outcome
+        .more(&format!("switching to it now, by {way}\n"))
+        .notes(reasons))
+}
+
 /// Make `name` boot next, with what was taken to do so.
 pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result<Outcome> {
     let inv = &work.inv;
@@ -111,7 +173,7 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result
     };
     let (planned, way) = plan::activate(inv, &request)?;
     let already = match &way {
-        Way::Default if env.default && env.next => " already",
+        Booting::Default if env.default && env.next => " already",
         _ => "",
     };
     let stays = left_behind(&ctx.session, inv, env).unwrap_or_else(|e| {
@@ -141,30 +203,30 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result
 }
 
 /// How it boots, for people.
-pub fn sentence(name: &EnvName, way: &Way, already: &str) -> String {
+pub fn sentence(name: &EnvName, way: &Booting, already: &str) -> String {
     match way {
-        Way::Default => format!("{name} boots next{already}\n"),
-        Way::Trial { tries, fallback } => {
+        Booting::Default => format!("{name} boots next{already}\n"),
+        Booting::Trial { tries, fallback } => {
             let boots = count(usize::from(*tries), "boot");
             format!(
                 "{name} boots next, on trial: if it is not confirmed in {boots}, {fallback} boots \
                  again\n"
             )
         }
-        Way::Once => format!("{name} boots next, for this time only\n"),
-        Way::UntilUp { back } => format!("{name} boots next, and {back} after it\n"),
+        Booting::Once => format!("{name} boots next, for this time only\n"),
+        Booting::UntilUp { back } => format!("{name} boots next, and {back} after it\n"),
     }
 }
 
 /// How it boots, for scripts.
-pub fn document(way: &Way) -> Map<String, Value> {
+pub fn document(way: &Booting) -> Map<String, Value> {
     let document = match way {
-        Way::Default => json!({ "way": "default" }),
-        Way::Trial { tries, fallback } => {
+        Booting::Default => json!({ "way": "default" }),
+        Booting::Trial { tries, fallback } => {
             json!({ "way": "trial", "tries": tries, "fallback": fallback })
         }
-        Way::Once => json!({ "way": "once" }),
-        Way::UntilUp { back } => json!({ "way": "until-up", "fallback": back }),
+        Booting::Once => json!({ "way": "once" }),
+        Booting::UntilUp { back } => json!({ "way": "until-up", "fallback": back }),
     };
     match document {
         Value::Object(map) => map,

@@ -9,6 +9,7 @@ use be_core::health;
 use be_core::host;
 use be_core::name::EnvName;
 use be_core::plan;
+use be_core::reboot;
 use be_core::refusal::Refusal;
 use be_core::selection::Boot;
 use be_core::session::Session;
@@ -113,7 +114,7 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
         Err(e) if matches!(e.downcast_ref(), Some(Refusal::ReadOnly)) => {
             // Forced so after an error: nothing could be confirmed or noted down.
             if let Some(Boot::Trial(left)) = health::boot(&ctx.session.observe()?) {
-                reboot(
+                try_again(
                     ctx,
                     &format!("the running environment is not well: {e}"),
                     left,
@@ -148,7 +149,7 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
         }
         (false, true, Some(Boot::Trial(left))) => {
             let why = found.failures.join("; ");
-            reboot(ctx, &format!("{name} is not well: {why}"), *left)?;
+            try_again(ctx, &format!("{name} is not well: {why}"), *left)?;
             Outcome::new(json!({ "environment": name, "confirmed": false, "reboot": true })).code(1)
         }
         (false, ..) => {
@@ -174,12 +175,12 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
 }
 
 /// What is on trial gets another boot, or what it falls back to boots.
-fn reboot(ctx: &mut Context, why: &str, left: u8) -> Result<()> {
+fn try_again(ctx: &mut Context, why: &str, left: u8) -> Result<()> {
     let boots = count(usize::from(left), "boot");
     ctx.reporter.note(&format!(
         "{why}. It is on trial, with {boots} to come: rebooting"
     ));
-    health::reboot()
+    reboot::now(reboot::Way::Reboot)
 }
 
 /// Tell who logs in that this is not what was to run.

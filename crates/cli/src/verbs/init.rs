@@ -1,13 +1,17 @@
 //! `be init`
 
+use std::path::Path;
+
 use anyhow::Result;
 use be_core::files;
 use be_core::layout::describe;
 use be_core::name::EnvName;
 use be_core::plan::{self, Step};
+use be_core::record::Policy;
 use be_core::refusal::{NothingToDo, Refusal};
 use serde_json::json;
 
+use super::layout;
 use crate::context::{Context, Work};
 use crate::reporter::Outcome;
 
@@ -23,9 +27,45 @@ pub struct Args {
     /// Let systemd reset a machine that hangs, where there is a watchdog device.
     #[arg(long)]
     watchdog: bool,
+
+    /// Give GRUB's own files a subvolume of their own, shared by all environments.
+    ///
+    /// They are copied, with a line in fstab; the loader goes on reading the old ones until
+    /// you install it from the new ones, by the command that is printed.
+    #[arg(long)]
+    move_grub: bool,
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if !args.move_grub {
+        return adopt(args, ctx);
+    }
+    let first = match adopt(args, ctx) {
+        Err(e) if e.is::<NothingToDo>() => None,
+        other => Some(other?),
+    };
+    let Some(home) = ctx.session.observe()?.system.grub_home else {
+        let why = "GRUB's own files lie in no environment";
+        return first.map_or_else(
+            || Err(NothingToDo(why.to_owned()).into()),
+            |first| Ok(first.notes([why.to_owned()])),
+        );
+    };
+    if ctx.dry_run && first.is_some() {
+        let step = format!("would split /{home} from the root subvolume\n");
+        return Ok(first.unwrap_or_default().more(&step));
+    }
+    let moved = layout::split(ctx, &Path::new("/").join(home), Some(Policy::Shared))?;
+    Ok(match first {
+        Some(mut first) => {
+            first.fields.insert("grub_home".into(), moved.fields.into());
+            first.more(&moved.text).notes(moved.notes)
+        }
+        None => moved,
+    })
+}
+
+fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let store = &ctx.session.store;
     let root = &ctx.session.root;
     let request = plan::Init {

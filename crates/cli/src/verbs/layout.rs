@@ -75,7 +75,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     }
 }
 
-fn split(ctx: &mut Context, path: &Path, policy: Option<Policy>) -> Result<Outcome> {
+/// Make a subvolume of a directory.
+pub fn split(ctx: &mut Context, path: &Path, policy: Option<Policy>) -> Result<Outcome> {
     if !host::sees_the_machine() {
         return Err(Refusal::Blind.into());
     }

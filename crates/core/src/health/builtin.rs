@@ -112,15 +112,7 @@ impl Target {
 /// Whether the root is the one on the kernel command line: a fstab or an initramfs that says
 /// otherwise would boot another environment under the name of this one.
 pub(super) fn root(cmdline: &str, root: &str) -> Result<(), String> {
-    let words = be_grub::cmdline::split_args(cmdline);
-    let flags = words.iter().rev().find_map(|word| {
-        let flags = word.strip_prefix("rootflags=")?;
-        flags
-            .split(',')
-            .rev()
-            .find_map(|o| o.strip_prefix("subvol="))
-    });
-    match flags.map(|path| path.trim_matches('/')) {
+    match be_grub::cmdline::subvolume(cmdline) {
         Some(meant) if meant != root.trim_matches('/') => Err(format!(
             "the root is subvol={root}, and GRUB named subvol=/{meant}"
         )),

@@ -143,10 +143,7 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_ended_with_all_that_it_started() {
-        let (found, output) = sh(
-            "sh -c 'sleep 600' & echo $!; wait",
-            Duration::from_secs(3),
-        );
+        let (found, output) = sh("sh -c 'sleep 600' & echo $!; wait", Duration::from_secs(3));
         assert!(found.unwrap_err().contains("did not end"));
         let child: i32 = output.trim().parse().unwrap();
         let gone = || {

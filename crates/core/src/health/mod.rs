@@ -7,7 +7,6 @@ mod message;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -17,6 +16,7 @@ use chrono::{DateTime, FixedOffset};
 use crate::log;
 use crate::model::Inventory;
 use crate::name::EnvName;
+use crate::reboot;
 use crate::session::Session;
 use crate::store::{Paths, Store};
 
@@ -55,7 +55,7 @@ pub fn boot(inv: &Inventory) -> Option<Boot> {
     if inv.sysroot != Path::new("/") || !crate::host::sees_the_machine() {
         return None;
     }
-    Boot::parse(&std::fs::read_to_string("/proc/cmdline").ok()?)
+    Boot::parse(&reboot::cmdline(&inv.system.root.option()))
 }
 
 /// Look whether the running system is well; this waits for it to have come up.
@@ -70,8 +70,8 @@ pub fn check(session: &Session, inv: &Inventory, name: &EnvName) -> Result<Findi
         found.add(target.name(), target.reached(patience));
         found.warnings.extend(target.complaints());
     }
-    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let root = builtin::root(&cmdline, &inv.system.root.option());
+    let subvolume = inv.system.root.option();
+    let root = builtin::root(&reboot::cmdline(&subvolume), &subvolume);
     found.add("the root is the one that GRUB named", root);
     let mounts: Vec<_> = inv.system.mounts.iter().map(|m| &*m.target).collect();
     let missing = builtin::not_mounted(&inv.system.layout.fstab, &mounts);
@@ -174,36 +174,6 @@ fn panic_in(dir: &Path, since: SystemTime) -> Option<String> {
         let (_, after) = text.split_once(WORDS)?;
         Some(after.lines().next()?.trim().to_owned())
     })
-}
-
-/// Reboot, in the orderly way if there is one.
-///
-/// # Errors
-/// When not even the kernel does it.
-pub fn reboot() -> Result<()> {
-    let ways: [(&str, &[&str]); 3] = [
-        ("systemctl", &["reboot"]),
-        ("openrc-shutdown", &["--reboot", "now"]),
-        ("shutdown", &["-r", "now"]),
-    ];
-    let is_systemd = Path::new("/run/systemd/system").exists();
-    for (program, arguments) in ways {
-        if (program == "systemctl") != is_systemd {
-            continue;
-        }
-        if Command::new(program)
-            .args(arguments)
-            .status()
-            .is_ok_and(|s| s.success())
-        {
-            return Ok(());
-        }
-    }
-    nix::unistd::sync();
-    match nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT) {
-        Err(e) => Err(e).context("cannot reboot"),
-        Ok(never) => match never {},
-    }
 }
 
 #[cfg(test)]

@@ -248,7 +248,8 @@ pub fn describe(system: &System) -> Description {
     }
     if let Some(home) = &system.grub_home {
         d.unprotected.push(format!(
-            "GRUB goes on reading /{home} of this environment, which is therefore never destroyed"
+            "GRUB goes on reading /{home} of this environment, which is therefore never destroyed; \
+             be init --move-grub makes that a subvolume of its own"
         ));
     }
     if system.root.is_top_level() {
@@ -260,7 +261,7 @@ pub fn describe(system: &System) -> Description {
     d
 }
 
-fn esp(system: &System) -> Option<&PathBuf> {
+pub(crate) fn esp(system: &System) -> Option<&PathBuf> {
     system
         .mounts
         .iter()

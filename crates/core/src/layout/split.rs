@@ -234,7 +234,8 @@ pub fn request(
     path: &Path,
     policy: Option<Policy>,
 ) -> Result<plan::Split> {
-    plan::may_split(path)?;
+    let home = inv.system.grub_home.as_deref();
+    plan::may_split(path, policy, home)?;
     let mut request = plan::Split {
         path: path.to_owned(),
         policy,
@@ -242,6 +243,7 @@ pub fn request(
         pending: None,
         taken: false,
         holders: Vec::new(),
+        grub_install: crate::loader::install_command(session, inv),
     };
     if let Some(part) = inv.system.layout.part_at(path) {
         request.pending = pending_at(session, inv, part)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Plan, Step};
 use crate::layout::{Part, holds_packages, is_volume};
 use crate::model::Inventory;
+use crate::observe::GRUB_HOMES;
 use crate::record::Policy;
 use crate::refusal::Refusal;
 
@@ -20,6 +21,16 @@ pub fn set_policy(inv: &Inventory, path: &Path, policy: Policy) -> Result<Plan, 
         return Err(Refusal::NotAPart {
             path: path.to_owned(),
             why: "it belongs to this environment, and goes with it".into(),
+            split: false,
+        });
+    }
+    let is_grub_home = GRUB_HOMES
+        .iter()
+        .any(|home| path.strip_prefix("/") == Ok(Path::new(home)));
+    if policy != Policy::Shared && is_grub_home {
+        return Err(Refusal::NotAPart {
+            path: path.to_owned(),
+            why: "one GRUB boots all environments".into(),
             split: false,
         });
     }

@@ -44,6 +44,8 @@ pub struct Split {
     pub taken: bool,
     /// Who works in it.
     pub holders: Vec<Holder>,
+    /// The command that installs GRUB on this machine, if it can be told.
+    pub grub_install: Option<String>,
 }
 
 /// What is at a path of the system.
@@ -116,15 +118,26 @@ pub fn holder<'a>(inv: &'a Inventory, path: &Path) -> Result<(&'a Subvolume, Pat
     }
 }
 
-/// The rules that need nothing but the path.
+/// The rules that need nothing but the path, and where GRUB's own files are in the root.
 ///
 /// # Errors
 /// [`Refusal::NoSplit`].
-pub fn may_split(path: &Path) -> Result<(), Refusal> {
+pub fn may_split(
+    path: &Path,
+    policy: Option<Policy>,
+    grub_home: Option<&str>,
+) -> Result<(), Refusal> {
     let refuse = |why| {
         let path = path.to_owned();
         Err(Refusal::NoSplit { path, why })
     };
+    if is_grub_home(path, grub_home) {
+        // One GRUB boots all environments.
+        return match policy {
+            None | Some(Policy::Shared) => Ok(()),
+            Some(_) => refuse(NoSplit::Grub),
+        };
+    }
     let store = Path::new("/").join(STORE);
     if path == Path::new("/")
         || path.starts_with(store)
@@ -141,6 +154,10 @@ pub fn may_split(path: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn is_grub_home(path: &Path, grub_home: Option<&str>) -> bool {
+    grub_home.is_some_and(|home| path.strip_prefix("/") == Ok(Path::new(home)))
+}
+
 /// Plan it.
 ///
 /// # Errors
@@ -150,7 +167,8 @@ pub fn split(inv: &Inventory, request: &Split) -> Result<Plan, Refusal> {
     inv.undamaged()?;
     let running = inv.running()?;
     let path = request.path.as_path();
-    may_split(path)?;
+    let grub_home = inv.system.grub_home.as_deref();
+    may_split(path, request.policy, grub_home)?;
     let refuse = |why| {
         let path = path.to_owned();
         Err(Refusal::NoSplit { path, why })
@@ -224,7 +242,9 @@ pub fn split(inv: &Inventory, request: &Split) -> Result<Plan, Refusal> {
         root: inv.system.root.path.clone(),
     };
     let mut plan = Plan::default();
-    if pending.is_none() {
+    if pending.is_none() && is_grub_home(path, grub_home) {
+        plan.notes = grub_advice(&spec, request.grub_install.as_deref());
+    } else if pending.is_none() {
         plan.notes = advice(inv, &spec);
     }
     let line = pending.is_none().then(|| Step::AddMount {
@@ -281,6 +301,17 @@ fn advice(inv: &Inventory, spec: &SplitSpec) -> Vec<String> {
             quoted(&below)
         ),
     ]
+}
+
+/// GRUB reads the old files until it is installed from the new ones, and boots all the same:
+/// both read the menu of the environments.
+fn grub_advice(spec: &SplitSpec, install: Option<&str>) -> Vec<String> {
+    let mount = spec.mount.display();
+    let install = install.unwrap_or("grub-install with your own arguments");
+    vec![format!(
+        "GRUB goes on reading its old files, below that mount, until it is installed from there. \
+         This is yours to do, now or later: mount {mount} && {install}"
+    )]
 }
 
 /// For a shell.
@@ -347,6 +378,7 @@ mod tests {
             },
             pending: None,
             taken: false,
+            grub_install: None,
             holders: Vec::new(),
         }
     }
@@ -380,6 +412,27 @@ mod tests {
         };
         assert_eq!(spec.from.path, inv.system.root.path);
         assert_eq!(spec.owner.as_ref().unwrap().as_str(), "default");
+    }
+
+    #[test]
+    fn grubs_own_files_can_only_be_shared() {
+        let mut inv = system();
+        let mut grub = request("/boot/grub");
+        grub.grub_install = Some("grub-install /dev/sda".into());
+        let plan = split(&inv, &grub).unwrap();
+        let Step::Split(spec) = &plan.steps[0] else {
+            panic!("{plan:?}");
+        };
+        assert_eq!((spec.policy, &spec.owner), (Policy::Shared, &None));
+        assert_eq!(spec.to, Path::new("@boot-grub"));
+        assert!(plan.notes[0].ends_with("mount /boot/grub && grub-install /dev/sda"));
+        for policy in [Policy::Cloned, Policy::Late] {
+            grub.policy = Some(policy);
+            assert_eq!(refused(&inv, &grub), NoSplit::Grub);
+        }
+        // Elsewhere it is only a directory of /boot.
+        inv.system.grub_home = None;
+        assert_eq!(refused(&inv, &request("/boot/grub")), NoSplit::Fixed);
     }
 
     #[test]

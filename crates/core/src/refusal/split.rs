@@ -10,6 +10,8 @@ pub enum NoSplit {
     Fixed,
     /// Packages own it.
     Packages,
+    /// GRUB's own files, which only can be shared.
+    Grub,
     /// It is no directory, or not there.
     NotDirectory,
     /// A link leads elsewhere.
@@ -59,6 +61,7 @@ impl NoSplit {
             NoSplit::Fixed | NoSplit::Packages | NoSplit::NotDirectory => {
                 "see be layout split in be(8); a directory that holds only data can be split".into()
             }
+            NoSplit::Grub => format!("be layout split {path} shared"),
             NoSplit::Link { to } => format!("be layout split {}", to.display()),
             NoSplit::Subvolume => format!("be layout set {path} cloned, late or shared"),
             NoSplit::Shared { .. } => "be layout shows what is shared".into(),
@@ -86,6 +89,7 @@ impl fmt::Display for NoSplit {
                 f,
                 "packages own what is in it, and it goes into every environment with the root"
             ),
+            NoSplit::Grub => write!(f, "one GRUB boots all environments: it can only be shared"),
             NoSplit::NotDirectory => write!(f, "there is no such directory"),
             NoSplit::Link { to } => write!(f, "a link leads to {}", to.display()),
             NoSplit::Subvolume => write!(f, "it is a subvolume already"),
