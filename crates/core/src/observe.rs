@@ -638,8 +638,31 @@ fn menu_state(
     }
 }
 
-/// The grub.cfg that GRUB itself reads: that of the environment which holds GRUB's files,
-/// not the copy that a clone has of it.
+/// GRUB's own files in a subvolume of their own, from the top level, if they were split from
+/// `home`: where the running system mounts it, or what they were split from is gone.
+fn moved_home(
+    store: &Store,
+    system: &System,
+    home: &str,
+    holder: Option<&Path>,
+) -> Option<PathBuf> {
+    let place = Path::new("/").join(home);
+    let moved = layout::shared_location(&place);
+    let root = store.root_of(&moved).ok()?;
+    if !layout::is_split(&root) || !is_there(&root, Path::new("grub.cfg")) {
+        return None;
+    }
+    let part = system.layout.part_at(&place);
+    let mounts = part.is_some_and(|p| p.subvolume.path == moved);
+    let stays = || {
+        let old = holder.and_then(|path| store.root_of(path).ok());
+        old.is_some_and(|old| is_there(&old, &Path::new(home).join("grub.cfg")))
+    };
+    (mounts || !stays()).then_some(moved)
+}
+
+/// The grub.cfg that GRUB itself reads, or does once it is installed from where it was moved
+/// to: that of the environment which holds GRUB's files, not the copy that a clone has of it.
 fn grub_config(
     store: &Store,
     sysroot: &Root,
@@ -650,6 +673,22 @@ fn grub_config(
         let home = e.record.grub_home.as_ref()?;
         Some((e.root.as_ref()?, home, e.running, e.name().as_str()))
     });
+    let own = holder.map(|(root, home, ..)| (home.as_str(), Some(root.path.as_path())));
+    let anywhere = GRUB_HOMES.into_iter().map(|home| (home, None));
+    let mut homes = own.into_iter().chain(anywhere.filter(|_| own.is_none()));
+    let moved = homes.find_map(|(home, old)| {
+        let moved = moved_home(store, system, home, old)?;
+        Some((home.to_owned(), moved))
+    });
+    if let Some((home, root)) = moved {
+        return Some(GrubConfig {
+            shown: format!("/{home}/grub.cfg"),
+            place: Place::InRoot {
+                root,
+                path: "grub.cfg".into(),
+            },
+        });
+    }
     if let Some((root, home, running, name)) = holder {
         let file = Path::new(home).join("grub.cfg");
         return Some(GrubConfig {

@@ -49,6 +49,8 @@ fn bios_grub_moves_out_of_the_environments() -> Result<()> {
         );
         assert_eq!(machine.choose("default")?.root, "/@");
         ensure!(machine.sh("be status")?.contains("default"));
+        let (_, doctor) = machine.vm().shell("be doctor 2>&1", LONG)?;
+        ensure!(!doctor.contains("grub"), "{doctor}");
         let again = machine.vm().shell("be init --move-grub", LONG)?;
         assert_eq!(again.0, 77, "{}", again.1);
         Ok(())

@@ -45,7 +45,7 @@ fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
     })
 }
 
-/// A soft-reboot into what is well, and one into what is not, which comes back by itself.
+/// A soft-reboot into what is well, and kexec into what is not, which comes back by itself.
 fn switches_at_once(machine: &mut Machine) -> Result<()> {
     machine.sh("be create next")?;
     let booted = machine.sh("cat /proc/sys/kernel/random/boot_id")?;
@@ -61,13 +61,14 @@ fn switches_at_once(machine: &mut Machine) -> Result<()> {
 
     machine.sh(
         "be create sick && d=$(be mount sick) && mkdir -p $d/etc/be/health.d/required && \
-        printf '#!/bin/sh\\necho it has a cold\\nexit 1\\n' >$d/etc/be/health.d/required/cold && \
-        chmod +x $d/etc/be/health.d/required/cold && be umount sick",
+        printf '#!/bin/sh\\ncat /proc/cmdline\\nexit 1\\n' >$d/etc/be/health.d/required/cold && \
+        chmod +x $d/etc/be/health.d/required/cold && \
+        echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX lab.cold\"' >>$d/etc/default/grub && be umount sick",
     )?;
     leave(
         machine,
         "be activate --now sick",
-        "switching to it now, by soft-reboot",
+        "switching to it now, by kexec",
     )?;
     for _ in 0..3 {
         let booted = machine.vm().wait_boot(LONG)?;
@@ -76,6 +77,14 @@ fn switches_at_once(machine: &mut Machine) -> Result<()> {
     boots(machine, Init::Systemd, "next", "be.boot=fallback")?;
     let status = machine.vm().shell("be status", LONG)?;
     ensure!(status.0 == 1 && status.1.contains("cold"), "{status:?}");
+    // GRUB was not asked the first time, and says so the others.
+    let log = machine.sh("be log sick")?;
+    let told: Vec<_> = log.lines().filter(|l| l.contains("lab.cold")).collect();
+    let ways: Vec<_> = told
+        .iter()
+        .map(|l| (l.contains("BOOT_IMAGE="), l.contains("be.left=2")))
+        .collect();
+    assert_eq!(ways, [(false, true), (true, false), (true, false)], "{log}");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub(crate) use parts::{Names, SUBDIR, find, is_volume, subvolume};
 pub use policy::{ATTRIBUTE, default_policy, holds_packages};
 pub(crate) use split::{MARK, Mark, written};
 pub use split::{Pending, behind, location, pending, pending_at, request as split_request};
+pub(crate) use split::{is_split, shared_location};
 pub(crate) use split::{split_parts, waiting};
 
 /// What a system consists of besides its root subvolume.

@@ -304,8 +304,18 @@ pub fn location(inv: &Inventory, path: &Path, policy: Policy) -> PathBuf {
         Some(env) if policy != Policy::Shared && !env.record.adopted => Path::new(STORE)
             .join(env.name().as_str())
             .join(place(&text)),
-        _ => PathBuf::from(subvolume_name(&text)),
+        _ => shared_location(path),
     }
+}
+
+/// Where [`location`] puts what all environments share.
+pub(crate) fn shared_location(path: &Path) -> PathBuf {
+    PathBuf::from(subvolume_name(&path.to_string_lossy()))
+}
+
+/// Whether this subvolume was split from a directory, and is complete.
+pub(crate) fn is_split(root: &Root) -> bool {
+    Mark::of(root).is_ok_and(|mark| mark.is_some())
 }
 
 /// `/var/lib/mysql` is `@var-lib-mysql`. A byte that could be taken for something else in

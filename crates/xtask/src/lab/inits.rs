@@ -105,7 +105,7 @@ impl Init {
 
     fn packages(self) -> &'static str {
         match self {
-            Self::Systemd => "systemd,systemd-sysv,udev",
+            Self::Systemd => "systemd,systemd-sysv,udev,kexec-tools",
             Self::OpenRc => "openrc,sysvinit-core",
         }
     }

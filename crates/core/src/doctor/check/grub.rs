@@ -64,6 +64,13 @@ pub(super) fn scripts(_: &Inventory, seen: &Observation) -> Vec<Problem> {
         .collect()
 }
 
+/// Whether GRUB's own files have a subvolume of their own by now.
+fn has_moved(inv: &Inventory, from: &Environment) -> bool {
+    let config = inv.menu.config.as_ref().map(|config| &config.place);
+    let own = from.root.as_ref().map(|root| &root.path);
+    matches!(config, Some(Place::InRoot { root, .. }) if Some(root) != own)
+}
+
 /// Where GRUB's own files lie has to be known: they must never be destroyed.
 pub(super) fn grub_home(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
     let Some(env) = holder(inv) else {
@@ -92,7 +99,7 @@ pub(super) fn grub_home(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
     }
     let home = env.record.grub_home.as_deref().unwrap_or("boot/grub");
     let there = |f: &&GrubFiles| f.name == *env.name() && f.configured.is_some();
-    if seen.grub.iter().any(|f| there(&f)) {
+    if seen.grub.iter().any(|f| there(&f)) || has_moved(inv, env) {
         return Vec::new();
     }
     vec![problem(
