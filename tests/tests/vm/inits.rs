@@ -48,6 +48,7 @@ fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
         ensure!(reached > 0 && judged >= reached, "{judged} {reached}");
         assert_eq!(moment(&mut machine, "be-stuck.service", "InactiveExit")?, 0);
         switches_at_once(&mut machine)?;
+        a_hang_falls_back(&mut machine)?;
         systemd_judges_what_does_not_come_up(&mut machine)
     })
 }
@@ -95,6 +96,38 @@ fn cold_boots(machine: &mut Machine) -> Result<Vec<(bool, bool)>> {
     Ok(told
         .map(|l| (l.contains("BOOT_IMAGE="), l.contains("be.left=2")))
         .collect())
+}
+
+/// What hangs is reset by the watchdog that `be init --watchdog` sets up, and counts as
+/// failed. The lab's kernel has one in software; it hangs by what freezes systemd itself.
+fn a_hang_falls_back(machine: &mut Machine) -> Result<()> {
+    machine.sh("modprobe softdog && be init --watchdog")?;
+    machine.sh("be create hung && d=$(be mount hung) && \
+         mkdir -p $d/etc/be/health.d/required $d/etc/systemd/system.conf.d && \
+         sed -i 's/60s/10s/' $d/etc/systemd/system.conf.d/*be*.conf && \
+         printf 'modprobe softdog\\n' >>$d/etc/lab.start && chmod +x $d/etc/lab.start && \
+         printf '#!/bin/sh\\ncat /sys/class/watchdog/watchdog0/state >/dev/ttyS0\\n\
+                 echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze\\nsleep 600\\n' \
+             >$d/etc/be/health.d/required/hangs && \
+         chmod +x $d/etc/be/health.d/required/hangs && be umount hung && \
+         be activate --trial hung")?;
+    machine.vm().reboot()?;
+    for _ in 0..2 {
+        assert_eq!(machine.vm().wait_boot(LONG)?.root, "/@be/hung/root");
+        machine.vm().expect("active", LONG)?;
+    }
+    boots(
+        machine,
+        Init::Systemd,
+        "next",
+        "be.boot=fallback be.failed=hung",
+    )?;
+    let status = machine.vm().shell("be status", LONG)?;
+    ensure!(
+        status.1.contains("hung before its health checks"),
+        "{status:?}"
+    );
+    Ok(())
 }
 
 /// A command that ends the running system after it has said this.

@@ -32,6 +32,7 @@ const MODULES: &[&str] = &[
     "loop",
     "overlay",
     "efivarfs",
+    "softdog",
 ];
 /// In the initramfs: the root's disk and file system.
 const EARLY: &[&str] = &["virtio_pci", "virtio_blk", "btrfs"];
