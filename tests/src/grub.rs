@@ -1,7 +1,7 @@
 //! What GRUB itself makes of a disk: read by its own drivers, in which no log and no
 //! journal is replayed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use xtask::run::{cmd, last_lines, show};
@@ -15,7 +15,16 @@ pub const MENU: &str = "/@be/.grub/menu.cfg";
 /// # Errors
 /// GRUB cannot read it.
 pub fn read(image: &Path, device: &str, path: &str) -> Result<Vec<u8>> {
-    let mut command = cmd("grub-fstest", [image]);
+    read_from(&[image.to_owned()], device, path)
+}
+
+/// As [`read`], of a file system on several disks: `loop0`, `loop1` and so on.
+///
+/// # Errors
+/// GRUB cannot read it.
+pub fn read_from(images: &[PathBuf], device: &str, path: &str) -> Result<Vec<u8>> {
+    let mut command = cmd("grub-fstest", ["-c"]);
+    command.arg(images.len().to_string()).args(images);
     command.arg("cat").arg(format!("({device}){path}"));
     let output = command
         .output()

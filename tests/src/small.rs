@@ -13,6 +13,10 @@ use xtask::temp;
 /// Bytes of the file system; far more than the refusal for want of space asks for.
 const SIZE: u64 = 512 << 20;
 
+/// The images of its disks.
+const DISK: &str = "disk.img";
+const MIRROR: &str = "mirror.img";
+
 /// The version of its kernel.
 pub const KERNEL: &str = "6.6.6-small";
 
@@ -22,6 +26,7 @@ pub struct Small {
     // Dropped in this order.
     mount: Mount,
     device: Loop,
+    mirror: Option<Loop>,
     dir: temp::Dir,
     uuid: String,
 }
@@ -41,10 +46,29 @@ impl Small {
     /// There is no permission or no room.
     pub fn sized(bytes: u64) -> Result<Self> {
         let dir = temp::dir(bytes)?;
-        let file = dir.path().join("disk.img");
-        File::create_new(&file)?.set_len(bytes)?;
-        let device = Loop::attach(&file)?;
+        let device = disk(&dir, DISK, bytes)?;
         run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
+        Self::filled(dir, device, None, "")
+    }
+
+    /// A new one on two disks, of which each has everything, compressed.
+    ///
+    /// # Errors
+    /// There is no permission or no room.
+    pub fn mirrored() -> Result<Self> {
+        let dir = temp::dir(2 * SIZE)?;
+        let device = disk(&dir, DISK, SIZE)?;
+        let mirror = disk(&dir, MIRROR, SIZE)?;
+        run(cmd(
+            "mkfs.btrfs",
+            ["--quiet", "--data=raid1", "--metadata=raid1"],
+        )
+        .args([device.node(), mirror.node()]))?;
+        run(cmd("btrfs", ["device", "scan"]).args([device.node(), mirror.node()]))?;
+        Self::filled(dir, device, Some(mirror), ",compress-force=zstd")
+    }
+
+    fn filled(dir: temp::Dir, device: Loop, mirror: Option<Loop>, options: &str) -> Result<Self> {
         let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
         let uuid = uuid.trim().to_owned();
         let root = dir.path().join("root");
@@ -53,11 +77,17 @@ impl Small {
             let top = Mount::new(device.node(), &root, "btrfs", "subvolid=5")?;
             run(cmd("btrfs", ["--quiet", "subvolume", "create"]).arg(top.path().join("@")))?;
         }
-        let mount = Mount::new(device.node(), &root, "btrfs", "subvol=/@")?;
+        let mount = Mount::new(
+            device.node(),
+            &root,
+            "btrfs",
+            &format!("subvol=/@{options}"),
+        )?;
         fill(mount.path(), &uuid)?;
         Ok(Self {
             mount,
             device,
+            mirror,
             dir,
             uuid,
         })
@@ -75,6 +105,14 @@ impl Small {
         &self.device
     }
 
+    /// The images of its disks.
+    #[must_use]
+    pub fn images(&self) -> Vec<PathBuf> {
+        let mirror = self.mirror.as_ref().map(|_| MIRROR);
+        let names = std::iter::once(DISK).chain(mirror);
+        names.map(|name| self.dir.path().join(name)).collect()
+    }
+
     /// The directory that all of it lies in, with room for a test's own files.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -86,6 +124,12 @@ impl Small {
     pub fn uuid(&self) -> &str {
         &self.uuid
     }
+}
+
+fn disk(dir: &temp::Dir, name: &str, bytes: u64) -> Result<Loop> {
+    let file = dir.path().join(name);
+    File::create_new(&file)?.set_len(bytes)?;
+    Loop::attach(&file)
 }
 
 fn fill(root: &Path, uuid: &str) -> Result<()> {
