@@ -10,10 +10,16 @@ use anyhow::{Result, ensure};
 use be_tests::vm::{LONG, Machine, SHORT, emulated, initramfs, root_of};
 use serde_json::{Value, json};
 use xtask::image::{Layout, Tree};
+use xtask::lab::grub::older;
+use xtask::run::{cmd, run};
 use xtask::vm::Firmware;
 
 /// What a kernel says when its first process ends, or cannot be started.
 const PANIC: &str = "Kernel panic - not syncing";
+
+/// Makes an environment whose first process ends at once.
+const PANICS: &str = "be create panics && be activate --trial panics && d=$(be mount panics) && \
+                      printf '#!/bin/sh\\nexit 1\\n' >$d/usr/sbin/init && be umount panics";
 
 #[test]
 #[ignore = "needs root and QEMU"]
@@ -43,11 +49,7 @@ fn uefi_what_is_not_well_falls_back_and_what_is_well_stays() -> Result<()> {
             "{status}"
         );
 
-        machine.sh("be create panics && be activate --trial panics")?;
-        let init = "printf '#!/bin/sh\\nexit 1\\n' >$d/usr/sbin/init";
-        machine.sh(&format!(
-            "d=$(be mount panics) && {init} && be umount panics"
-        ))?;
+        machine.sh(PANICS)?;
         let panics = machine.vm().transcript().matches(PANIC).count();
         machine.vm().reboot()?;
         boots(
@@ -144,6 +146,51 @@ fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
     })
 }
 
+/// The menu is read, and the boots are counted, by the GRUB of an older distribution, too.
+#[test]
+#[ignore = "needs root and QEMU"]
+fn bios_ext4_grub_2_06_falls_back_too() -> Result<()> {
+    const INSTALL: &str = "/opt/grub/usr/sbin/grub-install --target=i386-pc \
+                           --directory=/opt/grub/usr/lib/grub/i386-pc --boot-directory=/boot \
+                           /dev/vda";
+    emulated(|| {
+        let mut machine = new_machine(Layout::BootExt4, Firmware::Bios)?;
+        {
+            let root = machine.mount("@")?;
+            run(cmd("cp", ["-r"]).arg(older()?).arg(root.path("/opt/grub")))?;
+        }
+        machine.on()?;
+        boots(&mut machine, "/@", "")?;
+        machine.vm().check(INSTALL, LONG)?;
+        machine.sh("be init && be create good && be activate --trial good")?;
+        machine.vm().reboot()?;
+        boots(&mut machine, &root_of("good"), "be.boot=trial be.left=1")?;
+        ensure!(machine.vm().transcript().contains("version 2.06"));
+        is(&mut machine, "good", "confirmed", true)?;
+
+        machine.sh(PANICS)?;
+        machine.vm().reboot()?;
+        boots(
+            &mut machine,
+            &root_of("good"),
+            "be.boot=fallback be.failed=panics be.why=tries-used",
+        )?;
+        machine.sh("be create gone && be activate --trial gone && \
+             rm $(be mount gone)/boot/vmlinuz-* && be umount gone")?;
+        machine.vm().reboot()?;
+        boots(
+            &mut machine,
+            &root_of("good"),
+            "be.boot=fallback be.failed=gone be.why=load-failed",
+        )?;
+        machine.sh("be create other && be activate -t other")?;
+        machine.vm().reboot()?;
+        boots(&mut machine, &root_of("other"), "be.boot=once")?;
+        machine.vm().reboot()?;
+        boots(&mut machine, &root_of("good"), "be.boot=default")
+    })
+}
+
 /// GRUB cannot write on btrfs: it is said, and not pretended.
 #[test]
 #[ignore = "needs root and QEMU"]
@@ -184,16 +231,20 @@ fn bios_btrfs_there_are_no_trials_and_userspace_boots_once() -> Result<()> {
 }
 
 fn machine(layout: Layout, firmware: Firmware) -> Result<Machine> {
-    let mut machine = Machine::new(layout, firmware, |mount, _| {
-        let hook = mount.path("/etc/lab.start");
-        fs::write(&hook, "#!/bin/sh\nbe confirm --boot >/run/confirm 2>&1\n")?;
-        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
-        mount.write("/etc/be/be.toml", "[health]\ncheck_seconds = 3\n")
-    })?;
+    let mut machine = new_machine(layout, firmware)?;
     if layout != Layout::AtSubvol || firmware != Firmware::Bios {
         machine.on()?;
     }
     Ok(machine)
+}
+
+fn new_machine(layout: Layout, firmware: Firmware) -> Result<Machine> {
+    Machine::new(layout, firmware, |mount, _| {
+        let hook = mount.path("/etc/lab.start");
+        fs::write(&hook, "#!/bin/sh\nbe confirm --boot >/run/confirm 2>&1\n")?;
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
+        mount.write("/etc/be/be.toml", "[health]\ncheck_seconds = 3\n")
+    })
 }
 
 fn boots(machine: &mut Machine, root: &str, words: &str) -> Result<()> {

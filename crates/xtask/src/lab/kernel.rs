@@ -9,6 +9,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Key, artifact};
+use crate::lab::debian::Apt;
 use crate::lab::recipes;
 use crate::run::{cmd, run, run_with_input};
 use crate::temp;
@@ -16,7 +17,6 @@ use crate::temp;
 /// Old and new: each suite's own kernel.
 const SUITES: [&str; 2] = ["bookworm", "trixie"];
 const PACKAGE: &str = "linux-image-cloud-amd64";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// In the installed tree, for what the running lab may want.
 const MODULES: &[&str] = &[
     "btrfs",
@@ -95,37 +95,10 @@ fn build(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Downloads and unpacks the kernel package of a suite, with an apt whose
-/// configuration and state are all private: the host's stay as they are.
+/// Downloads and unpacks the kernel package of a suite.
 fn fetch(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
-    let source = work.join("sources.list");
-    fs::write(
-        &source,
-        format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {suite} main\n"),
-    )?;
-    for dir in ["state/lists/partial", "cache/archives/partial", "etc"] {
-        fs::create_dir_all(work.join(dir))?;
-    }
-    let options: Vec<String> = [
-        ("Dir::Etc", work.join("etc")),
-        ("Dir::Etc::sourcelist", source),
-        ("Dir::State", work.join("state")),
-        ("Dir::State::status", "/dev/null".into()),
-        ("Dir::Cache", work.join("cache")),
-    ]
-    .into_iter()
-    .map(|(name, path)| format!("-o{name}={}", path.display()))
-    .chain(
-        [
-            "APT::Sandbox::User=root",
-            "APT::Architecture=amd64",
-            "Acquire::Languages=none",
-        ]
-        .map(|option| format!("-o{option}")),
-    )
-    .collect();
-    run(cmd("apt-get", &options).arg("update"))?;
-    let meta = run(cmd("apt-cache", &options).args(["show", PACKAGE]))?;
+    let apt = Apt::new(suite, work)?;
+    let meta = apt.show(PACKAGE)?;
     let field = |name: &str, end: [char; 3]| {
         meta.lines()
             .find_map(|line| line.strip_prefix(name))
@@ -134,16 +107,8 @@ fn fetch(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
     };
     let name = field("Depends: linux-image-", [' ', ',', '('])?;
     let version = field("Version: ", ['-', '+', '~'])?.to_owned();
-    run(cmd("apt-get", &options)
-        .arg("download")
-        .arg(format!("linux-image-{name}"))
-        .current_dir(work))?;
-    let deb = fs::read_dir(work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .with_context(|| format!("no package in {}", work.display()))?;
     let full = work.join("full");
-    run(cmd("dpkg-deb", ["--extract"]).arg(deb).arg(&full))?;
+    apt.unpack(&format!("linux-image-{name}"), &full)?;
     // The kernel's tools look in /lib/modules, newer packages have only /usr/lib.
     if !full.join("lib").exists() {
         symlink("usr/lib", full.join("lib"))?;

@@ -9,7 +9,9 @@ use crate::{cache, image, run, say, temp};
 
 pub(crate) mod base;
 mod boot;
+mod debian;
 pub mod disk;
+pub mod grub;
 mod guest;
 pub mod inits;
 mod kernel;
@@ -66,6 +68,7 @@ pub fn build_all() -> Result<()> {
     for init in inits::Init::ALL {
         inits::ensure(init, &base)?;
     }
+    grub::older()?;
     let sizes = run::run(run::cmd("du", ["-h", "--max-depth=1"]).arg(cache::dir()))?;
     for line in sizes.lines() {
         say(line);
