@@ -4,6 +4,7 @@
 //!   mount, and what is done there: snapshots, deletion by identity, space,
 //!   changed files.
 //! * [`Tree`]: every subvolume of the filesystem, read in one search.
+//! * [`frozen`]: a filesystem as it was at one commit, while it goes on being written.
 //! * [`rooted`]: paths that cannot leave the directory they are relative to.
 //!
 //! Snapshots, creation, the default subvolume and commits go through
@@ -19,6 +20,7 @@ mod changed;
 mod cleaned;
 mod error;
 mod exclusive;
+pub mod frozen;
 mod info;
 mod ioctl;
 pub mod rooted;

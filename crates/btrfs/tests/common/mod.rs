@@ -33,12 +33,27 @@ impl Loop {
             .set_len(mib << 20)
             .unwrap();
         run(Command::new("mkfs.btrfs").arg("-q").args(mkfs).arg(&image));
+        let this = Loop { mnt, dir };
+        this.mount(&image);
+        this
+    }
+
+    /// The one in an image that is there.
+    pub fn of(image: &Path) -> Loop {
+        let dir = TempDir::with_prefix_in("be-btrfs-", "/dev/shm").unwrap();
+        let mnt = dir.path().join("mnt");
+        fs::create_dir(&mnt).unwrap();
+        let this = Loop { mnt, dir };
+        this.mount(image);
+        this
+    }
+
+    fn mount(&self, image: &Path) {
         // The loop device of a mount goes away with it.
         run(Command::new("mount")
             .args(["-o", "loop"])
-            .arg(&image)
-            .arg(&mnt));
-        Loop { mnt, dir }
+            .arg(image)
+            .arg(&self.mnt));
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
