@@ -1,0 +1,23 @@
+//! Package moves: names and slots that a repository has given up, and what to say instead.
+//!
+//! [`updates`] reads a repository's `profiles/updates`; [`map`] says what became of an
+//! [`atom`], given what the repositories have ([`packages`]); [`depend`] puts that into
+//! dependency strings and [`cache`] into the entries of a metadata cache; [`scan`] finds
+//! everything on a system that still has an old name, and [`patch`] mends what is a
+//! repository's own.
+//!
+//! Nothing is written here. Moves that a repository has dropped are not known: names come
+//! back to life.
+
+pub mod atom;
+pub mod cache;
+pub mod depend;
+pub mod map;
+pub mod packages;
+pub mod patch;
+pub mod range;
+pub mod repository;
+pub mod scan;
+mod source;
+mod tree;
+pub mod updates;
