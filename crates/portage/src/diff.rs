@@ -4,15 +4,15 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::vdb::{Installed, Package};
 use crate::version::version_cmp;
 
 /// A package that is on one side only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// `category/name`.
+    /// `category/name`; the name alone of other managers than Portage.
     pub package: String,
     /// The version with its revision.
     pub version: String,
@@ -25,9 +25,9 @@ pub struct Entry {
 }
 
 /// A package that is on both sides and not the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `category/name`.
+    /// `category/name`; the name alone of other managers than Portage.
     pub package: String,
     /// The version before.
     pub from: String,
@@ -62,7 +62,7 @@ fn signed(size: u64) -> i64 {
 }
 
 /// All changes from one system to another, each list sorted by package and version.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageDiff {
     /// Only in the second.
     pub added: Vec<Entry>,
@@ -77,6 +77,9 @@ pub struct PackageDiff {
     /// The same build with another slot or repository: Portage moves packages so.
     pub moved: Vec<Change>,
 }
+
+/// How versions are compared.
+pub type Order = fn(&str, &str) -> Ordering;
 
 /// What one side has of a package: its versions, in order.
 type Versions<'a> = Vec<&'a Package>;
@@ -97,15 +100,22 @@ fn by_name(installed: &Installed) -> BTreeMap<(&str, &str), Versions<'_>> {
 /// alone on both sides is matched although its slot changed.
 #[must_use]
 pub fn diff(a: &Installed, b: &Installed) -> PackageDiff {
+    diff_by(a, b, version_cmp)
+}
+
+/// As [`diff`], of packages of another manager: their versions are compared by `order`, by
+/// which they are sorted, too.
+#[must_use]
+pub fn diff_by(a: &Installed, b: &Installed, order: Order) -> PackageDiff {
     let (before, mut after) = (by_name(a), by_name(b));
     let mut diff = PackageDiff::default();
     for (name, old) in before {
-        diff.package(old, after.remove(&name).unwrap_or_default());
+        diff.package(old, after.remove(&name).unwrap_or_default(), order);
     }
     for new in after.into_values() {
-        diff.package(Vec::new(), new);
+        diff.package(Vec::new(), new, order);
     }
-    diff.sort();
+    diff.sort(order);
     diff
 }
 
@@ -190,31 +200,31 @@ impl PackageDiff {
     }
 
     /// Compare what the two sides have of one package.
-    fn package(&mut self, old: Versions<'_>, mut new: Versions<'_>) {
+    fn package(&mut self, old: Versions<'_>, mut new: Versions<'_>, order: Order) {
         if let ([o], [n]) = (old.as_slice(), new.as_slice()) {
-            self.compare(o, n);
+            self.compare(o, n, order);
             return;
         }
         let mut left = Vec::new();
         for o in old {
             match take(&mut new, |n| n.version == o.version) {
-                Some(n) => self.compare(o, n),
+                Some(n) => self.compare(o, n, order),
                 None => left.push(o),
             }
         }
         // The highest first, so that of several in one slot it is the one replaced.
         for o in left.into_iter().rev() {
             match take(&mut new, |n| n.slot == o.slot) {
-                Some(n) => self.compare(o, n),
+                Some(n) => self.compare(o, n, order),
                 None => self.removed.push(entry(o)),
             }
         }
         self.added.extend(new.into_iter().map(entry));
     }
 
-    fn compare(&mut self, a: &Package, b: &Package) {
+    fn compare(&mut self, a: &Package, b: &Package, order: Order) {
         let change = change(a, b);
-        let list = match version_cmp(&a.version, &b.version) {
+        let list = match order(&a.version, &b.version) {
             Ordering::Less => &mut self.upgraded,
             Ordering::Greater => &mut self.downgraded,
             Ordering::Equal => {
@@ -234,12 +244,12 @@ impl PackageDiff {
         list.push(change);
     }
 
-    fn sort(&mut self) {
+    fn sort(&mut self, order: Order) {
         for list in [&mut self.added, &mut self.removed] {
             list.sort_by(|a, b| {
                 a.package
                     .cmp(&b.package)
-                    .then_with(|| version_cmp(&a.version, &b.version))
+                    .then_with(|| order(&a.version, &b.version))
             });
         }
         for list in [
@@ -248,11 +258,7 @@ impl PackageDiff {
             &mut self.rebuilt,
             &mut self.moved,
         ] {
-            list.sort_by(|a, b| {
-                a.package
-                    .cmp(&b.package)
-                    .then_with(|| version_cmp(&a.to, &b.to))
-            });
+            list.sort_by(|a, b| a.package.cmp(&b.package).then_with(|| order(&a.to, &b.to)));
         }
     }
 

@@ -23,9 +23,11 @@ pub struct Emerge {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     extra: Vec<String>,
-    targets: bool,
-    /// Also make binary packages.
-    pub buildpkg: bool,
+    /// Packages and sets that the user named.
+    targets: Vec<String>,
+    /// Keep what is built as binary packages in this directory, as the environment sees it,
+    /// and take from there what was built before with the same settings.
+    pub packages: Option<String>,
     /// Go on with the others after a package failed.
     pub keep_going: bool,
     /// Leave the machine to others: idle scheduling, lowest priority.
@@ -180,6 +182,16 @@ fn refused(option: &str, arg: &str) -> Option<BadOption> {
     }
 }
 
+impl Emerge {
+    /// Leave the machine to others.
+    #[must_use]
+    pub fn polite(mut self) -> Self {
+        let polite = POLITE.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        self.env.extend(polite);
+        self
+    }
+}
+
 impl Options {
     /// Take what the user wrote after `--`, to be handed to `emerge` as it is.
     ///
@@ -188,9 +200,10 @@ impl Options {
     /// # Errors
     /// If an argument would make `emerge` do anything but install inside the environment.
     pub fn parse(extra: &[String]) -> Result<Self, BadOption> {
-        let mut targets = false;
+        let (mut options, mut targets) = (Vec::new(), Vec::new());
         let mut args = extra.iter();
         while let Some(arg) = args.next() {
+            options.push(arg.clone());
             if arg.starts_with("--") {
                 let (option, value) = match arg.split_once('=') {
                     Some((option, value)) => (option, Some(value)),
@@ -199,45 +212,53 @@ impl Options {
                 if let Some(bad) = refused(option, arg) {
                     return Err(bad);
                 }
-                if WITH_VALUE.contains(&option) && value.is_none() && args.next().is_none() {
-                    return Err(BadOption::NoValue(arg.clone()));
+                if WITH_VALUE.contains(&option) && value.is_none() {
+                    let value = args.next();
+                    options.push(value.ok_or(BadOption::NoValue(arg.clone()))?.clone());
                 }
             } else if let Some(letters) = arg.strip_prefix('-') {
                 if let Some(bad) = letters.chars().find_map(long).and_then(|o| refused(o, arg)) {
                     return Err(bad);
                 }
-                if arg == "-X" && args.next().is_none() {
-                    return Err(BadOption::NoValue(arg.clone()));
+                if arg == "-X" {
+                    let value = args.next();
+                    options.push(value.ok_or(BadOption::NoValue(arg.clone()))?.clone());
                 }
             } else if !is_optional_value(arg) {
-                targets = true;
+                targets.extend(options.pop());
             }
         }
         Ok(Options {
-            extra: extra.to_vec(),
+            extra: options,
             targets,
             ..Options::default()
         })
     }
 }
 
-fn emerge(args: impl IntoIterator<Item = String>, polite: bool) -> Emerge {
-    let mut env = vec![
+/// Idle scheduling and I/O, lowest priority.
+const POLITE: [(&str, &str); 3] = [
+    ("PORTAGE_SCHEDULING_POLICY", "idle"),
+    ("PORTAGE_NICENESS", "19"),
+    // Portage puts its own process id there (make.conf(5)).
+    ("PORTAGE_IONICE_COMMAND", "ionice -c 3 -p ${PID}"),
+];
+
+fn emerge(args: impl IntoIterator<Item = String>) -> Emerge {
+    let env = [
         // Nobody is there to read a countdown.
         ("CLEAN_DELAY", "0"),
         ("EMERGE_WARNING_DELAY", "0"),
         ("NO_COLOR", "1"),
         ("TERM", "dumb"),
         ("LANG", "C.UTF-8"),
+        // What is logged as complete has to be on disk. The other is of `crate::jobs`: an older
+        // Portage does not know it, and shall not warn of it.
+        (
+            "FEATURES",
+            "merge-sync observability -unknown-features-warn",
+        ),
     ];
-    if polite {
-        env.extend([
-            ("PORTAGE_SCHEDULING_POLICY", "idle"),
-            ("PORTAGE_NICENESS", "19"),
-            // Portage puts its own process id there (make.conf(5)).
-            ("PORTAGE_IONICE_COMMAND", "ionice -c 3 -p ${PID}"),
-        ]);
-    }
     Emerge {
         args: ["emerge".to_owned()].into_iter().chain(args).collect(),
         env: env
@@ -247,18 +268,32 @@ fn emerge(args: impl IntoIterator<Item = String>, polite: bool) -> Emerge {
     }
 }
 
+/// Build a package once: another build would give the same as long as its ebuild's
+/// dependencies and its USE flags are the same.
+const REUSE: [&str; 4] = [
+    "--buildpkg=y",
+    "--usepkg=y",
+    "--binpkg-respect-use=y",
+    "--binpkg-changed-deps=y",
+];
+
 fn packages(mode: &[&str], options: &Options) -> Emerge {
-    let mut args: Vec<String> = [
-        "--update",
-        "--deep",
-        "--newuse",
-        "--with-bdeps=y",
-        "--quiet-build=y",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    if options.buildpkg {
-        args.push("--buildpkg=y".to_owned());
+    let world = ["@world".to_owned()];
+    let targets = match options.targets.is_empty() {
+        true => &world,
+        false => &options.targets[..],
+    };
+    let choice = ["--update", "--deep", "--newuse"];
+    merge(&choice, mode, targets, options)
+}
+
+/// Merge `targets`, chosen so, in this mode.
+fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) -> Emerge {
+    let always = ["--with-bdeps=y", "--quiet-build=y"];
+    let args = choice.iter().chain(&always);
+    let mut args: Vec<String> = args.map(|&arg| arg.to_owned()).collect();
+    if options.packages.is_some() {
+        args.extend(REUSE.map(str::to_owned));
     }
     if options.keep_going {
         args.push("--keep-going=y".to_owned());
@@ -267,16 +302,47 @@ fn packages(mode: &[&str], options: &Options) -> Emerge {
     // After what the user wrote: without a terminal these have one right answer.
     args.extend(["--ask=n", "--color=n"].map(str::to_owned));
     args.extend(mode.iter().map(|&m| m.to_owned()));
-    if !options.targets {
-        args.push("@world".to_owned());
+    args.extend(targets.iter().cloned());
+    let mut emerge = emerge(args);
+    let directory = options
+        .packages
+        .iter()
+        .map(|dir| ("PKGDIR".to_owned(), dir.clone()));
+    emerge.env.extend(directory);
+    match options.polite {
+        true => emerge.polite(),
+        false => emerge,
     }
-    emerge(args, options.polite)
+}
+
+/// What every rebuild is told: a package that was built before is what is to be replaced.
+const REBUILD: [&str; 4] = ["--quiet-build=y", "--usepkg=n", "--ask=n", "--color=n"];
+
+/// Build the packages of a set again.
+pub(crate) fn of_set(set: &str) -> Emerge {
+    tool(&["emerge"], &[set])
+}
+
+/// A program that takes emerge's options after its own, and what follows them.
+pub(crate) fn tool(program: &[&str], last: &[&str]) -> Emerge {
+    let args = program.iter().chain(&REBUILD).chain(last);
+    Emerge {
+        args: args.map(|&a| a.to_owned()).collect(),
+        ..emerge([])
+    }
+}
+
+/// Remove what nothing needs any more, but none of these (`category/name`).
+pub(crate) fn depclean(kept: &[String]) -> Emerge {
+    let args = ["--depclean", "--ask=n", "--color=n"].map(str::to_owned);
+    let kept = kept.iter().map(|name| format!("--exclude={name}"));
+    emerge(args.into_iter().chain(kept))
 }
 
 /// Update the repositories. It exits with 1 if one of them failed.
 #[must_use]
 pub fn sync() -> Emerge {
-    emerge(["--ask=n", "--color=n", "--sync"].map(str::to_owned), false)
+    emerge(["--ask=n", "--color=n", "--sync"].map(str::to_owned))
 }
 
 /// Show what [`upgrade`] would do; [`crate::pretend::parse`] reads the output.
@@ -299,6 +365,18 @@ pub fn fetch(options: &Options) -> Emerge {
 #[must_use]
 pub fn upgrade(options: &Options) -> Emerge {
     packages(&[], options)
+}
+
+/// Merge this one package (`category/name-version`) again; from a binary package only if that
+/// is known to be well.
+#[must_use]
+pub fn again(options: &Options, package: &str, from_binary: bool) -> Emerge {
+    let last: &[&str] = match from_binary {
+        true => &[],
+        // After what the user wrote.
+        false => &["--usepkg=n"],
+    };
+    merge(&["--oneshot"], last, &[format!("={package}")], options)
 }
 
 /// How an `emerge` ended.
@@ -355,7 +433,7 @@ mod tests {
                 .ends_with(&["--pretend", "--quiet=n", "--verbose=n", "@world"].map(String::from))
         );
         let options = Options {
-            buildpkg: true,
+            packages: Some("/run/x".into()),
             keep_going: true,
             polite: true,
             ..parse("--exclude foo -j4 app-misc/hello --ask").unwrap()
@@ -364,14 +442,22 @@ mod tests {
         assert_eq!(
             command.args.join(" "),
             "emerge --update --deep --newuse --with-bdeps=y --quiet-build=y --buildpkg=y \
-             --keep-going=y --exclude foo -j4 app-misc/hello --ask --ask=n --color=n --fetchonly"
+             --usepkg=y --binpkg-respect-use=y --binpkg-changed-deps=y --keep-going=y --exclude foo -j4 --ask --ask=n --color=n --fetchonly app-misc/hello"
         );
+        let line = |from_binary| again(&options, "a/b-1", from_binary).args.join(" ");
+        let one = "emerge --oneshot --with-bdeps=y --quiet-build=y --buildpkg=y --usepkg=y \
+                   --binpkg-respect-use=y --binpkg-changed-deps=y --keep-going=y --exclude foo \
+                   -j4 --ask --ask=n --color=n";
+        assert_eq!(line(true), format!("{one} =a/b-1"));
+        assert_eq!(line(false), format!("{one} --usepkg=n =a/b-1"));
         assert!(
             command
                 .env
                 .contains(&("PORTAGE_SCHEDULING_POLICY".into(), "idle".into()))
         );
-        assert!(upgrade(&plain).env.iter().all(|(k, _)| !k.contains("NICE")));
+        assert!(command.env.contains(&("PKGDIR".into(), "/run/x".into())));
+        let unset = |k: &str| !k.contains("NICE") && k != "PKGDIR";
+        assert!(upgrade(&plain).env.iter().all(|(k, _)| unset(k)));
     }
 
     #[test]
@@ -382,7 +468,7 @@ mod tests {
             "--exclude sys-kernel/gentoo-sources -X foo --backtrack 30 --with-bdeps n",
             "--exclude=foo --autounmask-continue --root-deps rdeps",
         ] {
-            assert!(!parse(args).unwrap().targets, "{args}");
+            assert!(parse(args).unwrap().targets.is_empty(), "{args}");
         }
         for args in [
             "app-misc/hello",
@@ -390,7 +476,7 @@ mod tests {
             "--exclude foo bar",
             "=a/b-1",
         ] {
-            assert!(parse(args).unwrap().targets, "{args}");
+            assert!(!parse(args).unwrap().targets.is_empty(), "{args}");
         }
     }
 

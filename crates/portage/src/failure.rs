@@ -16,7 +16,7 @@
 //! have failed to install (seen with 3.0.83). It is recorded as installed in both;
 //! [`mark_installed`] knows it by that.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::log::Progress;
 use crate::pretend::strip_ansi;
@@ -24,7 +24,7 @@ use crate::vdb::Installed;
 use crate::version::split_cpv;
 
 /// Where a package failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// It was not fetched or built.

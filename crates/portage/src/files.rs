@@ -66,8 +66,12 @@ pub fn subdir(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Ow
     missing(open_below(dir, path, READ | OFlags::DIRECTORY, links))
 }
 
-/// The content of a regular file below `dir`, or `None` if there is none.
-pub fn read(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Vec<u8>>> {
+/// A regular file below `dir`, or `None` if there is none.
+pub fn open_file(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<File>> {
+    Ok(regular(dir, path, links)?.map(|(fd, _)| fd.into()))
+}
+
+fn regular(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<(OwnedFd, Stat)>> {
     let Some(fd) = missing(open_below(dir, path, READ, links))? else {
         return Ok(None);
     };
@@ -75,6 +79,14 @@ pub fn read(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Vec<
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("not a regular file"));
     }
+    Ok(Some((fd, stat)))
+}
+
+/// The content of a regular file below `dir`, or `None` if there is none.
+pub fn read(dir: impl AsFd, path: &Path, links: Links) -> io::Result<Option<Vec<u8>>> {
+    let Some((fd, stat)) = regular(dir, path, links)? else {
+        return Ok(None);
+    };
     // One byte more than it has: a read that leaves room was the whole, without another.
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let mut content = Vec::with_capacity(usize::try_from(size.min(MAX_FILE)).unwrap_or(0) + 1);

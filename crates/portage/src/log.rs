@@ -20,6 +20,7 @@
 
 use std::fmt;
 
+use crate::jobs::Task;
 use crate::version::split_cpv;
 
 /// A longer line is not one of Portage's; the rest of it is dropped.
@@ -32,8 +33,20 @@ pub enum Phase {
     Start,
     /// A binary package is fetched.
     Fetch,
-    /// Unpacked, configured, compiled, tested.
+    /// Only [`crate::jobs`] tells these from compiling.
+    Unpack,
+    /// Patched.
+    Prepare,
+    /// Configured.
+    Configure,
+    /// Compiled; of the log alone: all from unpacking to installing.
     Compile,
+    /// Tested.
+    Test,
+    /// Installed into its image.
+    Install,
+    /// Built, and waits for others to be merged.
+    Wait,
     /// Written to the system. Of a binary package also its unpacking.
     Merge,
     /// Installed; the build directory is removed.
@@ -45,7 +58,13 @@ impl fmt::Display for Phase {
         f.pad(match self {
             Phase::Start => "start",
             Phase::Fetch => "fetch",
+            Phase::Unpack => "unpack",
+            Phase::Prepare => "prepare",
+            Phase::Configure => "configure",
             Phase::Compile => "compile",
+            Phase::Test => "test",
+            Phase::Install => "install",
+            Phase::Wait => "wait",
             Phase::Merge => "merge",
             Phase::Clean => "clean",
         })
@@ -129,6 +148,15 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Call `each` with every event, and its time in seconds since 1970, that `bytes` completes.
+    pub fn events(&mut self, bytes: &[u8], mut each: impl FnMut(i64, &Event<'_>)) {
+        self.feed(bytes, |line| {
+            if let Some((time, event)) = parse_line(line) {
+                each(time, &event);
+            }
+        });
+    }
+
     /// Call `each` with every line that `bytes` completes.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
@@ -154,10 +182,22 @@ pub struct Job {
     pub number: u32,
     /// When it began, in seconds since 1970.
     pub started: i64,
-    /// What it is going through.
+    /// What it is going through, as the log has it.
     pub phase: Phase,
-    /// When that began.
-    pub phase_started: i64,
+    /// What emerge itself told last.
+    told: Option<Phase>,
+}
+
+impl Job {
+    /// What it is going through, as far as it is known. The log is written at once, but has
+    /// one word for a whole build.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase {
+            Phase::Compile => self.told.unwrap_or(Phase::Compile),
+            phase => phase,
+        }
+    }
 }
 
 /// How far one run of `emerge` is. Feed it what the log gained since the run began; a new
@@ -189,12 +229,16 @@ impl Progress {
     /// Take the next bytes of the log; lines may be cut anywhere.
     pub fn feed(&mut self, bytes: &[u8]) {
         let mut lines = std::mem::take(&mut self.lines);
-        lines.feed(bytes, |line| {
-            if let Some((time, event)) = parse_line(line) {
-                self.apply(time, &event);
-            }
-        });
+        lines.events(bytes, |time, event| self.apply(time, event));
         self.lines = lines;
+    }
+
+    /// Take what emerge tells of its jobs ([`crate::jobs`]).
+    pub fn refine(&mut self, tasks: &[Task]) {
+        for job in &mut self.running {
+            let task = tasks.iter().find(|task| task.package == job.package);
+            job.told = task.map(|task| task.phase).or(job.told);
+        }
     }
 
     /// The package to show: the one that began first and is not done.
@@ -221,7 +265,7 @@ impl Progress {
             Event::Begin(n, of, package) => self.begin(time, (n, of), package),
             Event::Phase(package, phase) => {
                 if let Some(job) = self.running.iter_mut().find(|j| j.package == package) {
-                    (job.phase, job.phase_started) = (phase, time);
+                    job.phase = phase;
                 }
             }
             Event::Completed(package) => {
@@ -253,52 +297,9 @@ impl Progress {
             number: self.offset.saturating_add(n),
             started: time,
             phase: Phase::Start,
-            phase_started: time,
+            told: None,
         });
     }
-}
-
-/// `h:mm:ss`.
-fn clock(seconds: i64) -> String {
-    let s = seconds.max(0);
-    format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-}
-
-/// One line for a terminal of `width` columns, without the newline:
-/// `[3/10] app-misc/hello-2  compile  0:01:12  ~0:12 left`.
-///
-/// `now` is in seconds since 1970; `left` is an estimate in seconds, shown in hours and
-/// minutes, rounded up. What does not fit is left out, the least important first. Names
-/// are printable ASCII, as a package's can be nothing else.
-#[must_use]
-pub fn render(progress: &Progress, now: i64, left: Option<u64>, width: usize) -> String {
-    let Some(job) = progress.current() else {
-        let mut line = match (progress.total, progress.exit) {
-            (0, None) => "calculating dependencies".to_owned(),
-            (total, _) => format!("[{}/{total}]", progress.done),
-        };
-        line.truncate(width);
-        return line;
-    };
-    let head = format!("[{}/{}] {}", job.number, progress.total, job.package);
-    let mut parts = vec![job.phase.to_string()];
-    if progress.running.len() > 1 {
-        parts[0] += &format!(" +{}", progress.running.len() - 1);
-    }
-    parts.push(clock(now.saturating_sub(job.started)));
-    if let Some(left) = left {
-        let minutes = left.div_ceil(60);
-        parts.push(format!("~{}:{:02} left", minutes / 60, minutes % 60));
-    }
-    let mut line = head;
-    for part in parts {
-        if line.len() + 2 + part.len() > width {
-            break;
-        }
-        line = format!("{line}  {part}");
-    }
-    line.truncate(width);
-    line
 }
 
 #[cfg(test)]
@@ -355,6 +356,26 @@ mod tests {
     }
 
     #[test]
+    fn what_emerge_tells_counts_while_it_builds() {
+        let told = |phase| {
+            [Task {
+                package: "app-misc/hello-2".into(),
+                phase,
+            }]
+        };
+        let mut p = fed(RUN);
+        assert_eq!(p.current().unwrap().phase(), Phase::Compile);
+        p.refine(&told(Phase::Configure));
+        assert_eq!(p.current().unwrap().phase(), Phase::Configure);
+        // It said nothing new, and then something that the log knows better.
+        p.refine(&[]);
+        assert_eq!(p.current().unwrap().phase(), Phase::Configure);
+        p.feed(b"1757000070:  === (3 of 3) Merging (app-misc/hello-2::/x)\n");
+        p.refine(&told(Phase::Install));
+        assert_eq!(p.current().unwrap().phase(), Phase::Merge);
+    }
+
+    #[test]
     fn keep_going_counts_on() {
         // Two runs of Portage 3.0.83 in one log; in the second, two of four fail.
         let log = include_str!("../tests/data/emerge.log");
@@ -390,35 +411,6 @@ mod tests {
         assert_eq!((p.total, p.running.len()), (2, 1));
     }
 
-    #[test]
-    fn lines_for_a_terminal() {
-        let p = fed(RUN);
-        let now = 1_757_000_064 + 72;
-        let full = "[3/3] app-misc/hello-2  compile  0:01:12  ~0:12 left";
-        assert_eq!(render(&p, now, Some(720), 80), full);
-        assert_eq!(render(&p, now, Some(720), full.len()), full);
-        assert_eq!(
-            render(&p, now, Some(720), full.len() - 1),
-            "[3/3] app-misc/hello-2  compile  0:01:12"
-        );
-        assert_eq!(render(&p, now, None, 30), "[3/3] app-misc/hello-2");
-        assert_eq!(render(&p, now, None, 10), "[3/3] app-");
-        assert_eq!(
-            render(&p, now - 100, Some(36_001), 80),
-            "[3/3] app-misc/hello-2  compile  0:00:00  ~10:01 left"
-        );
-        let two = fed(&RUN[..RUN.find("1757000007").unwrap()]);
-        assert_eq!(
-            render(&two, 1_757_000_006, None, 80),
-            "[1/3] dev-libs/lib-1.10  compile +1  0:00:05"
-        );
-        assert_eq!(
-            render(&Progress::default(), 0, None, 80),
-            "calculating dependencies"
-        );
-        assert_eq!(render(&Progress::default(), 0, None, 3), "cal");
-    }
-
     proptest! {
         #[test]
         fn cuts_make_no_difference(cuts in prop::collection::vec(0..RUN.len(), 0..12)) {
@@ -435,10 +427,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), width in 0usize..90) {
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut p = Progress::default();
             p.feed(&bytes);
-            prop_assert!(render(&p, 0, None, width).len() <= width);
+            prop_assert!(p.running.len() <= 5);
         }
     }
 }

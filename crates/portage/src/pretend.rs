@@ -147,7 +147,7 @@ fn line(line: &str) -> Option<Planned> {
     let (mut version, mut old, mut rest) = (None, Vec::new(), rest);
     while let Some((bracket, after)) = bracket(rest) {
         // With --columns the new version has a bracket of its own, before the old ones.
-        if split_cpv(plain(name)).is_none() && version.is_none() {
+        if without_build_id(plain(name), kind).is_none() && version.is_none() {
             version = Some(plain(bracket).to_owned());
         } else {
             old = bracket.split(", ").map(|v| plain(v).to_owned()).collect();
@@ -241,6 +241,7 @@ Dependency resolution took 0.61 s (backtrack: 0/20).
 [ebuild     UD ] app-misc/down-1 [2]
 [ebuild  N F   ] app-misc/byhand-1
 [binary   R g  ] app-misc/remote-2-r1-3
+[binary     U  ] app-misc/kept-2-1 [1]
 [uninstall     ] app-misc/old-1
 [blocks b      ] <app-misc/a-2 (\"<app-misc/a-2\" is soft blocking app-misc/b-1)
 [nomerge       ] app-misc/top-1
@@ -256,6 +257,7 @@ Dependency resolution took 0.61 s (backtrack: 0/20).
                 "app-misc/down-1",
                 "app-misc/byhand-1",
                 "app-misc/remote-2-r1",
+                "app-misc/kept-2",
                 "app-misc/old-1",
                 "<app-misc/a-2"
             ]
@@ -270,8 +272,9 @@ Dependency resolution took 0.61 s (backtrack: 0/20).
         assert!(all[4].flags.fetch_by_hand);
         assert!(all[5].flags.remote);
         assert_eq!((all[5].kind, all[5].build_id), (Kind::Binary, Some(3)));
-        assert_eq!(all[6].kind, Kind::Uninstall);
-        assert!(!all[7].unsolved);
+        assert_eq!((all[6].build_id, &*all[6].old[0]), (Some(1), "1"));
+        assert_eq!(all[7].kind, Kind::Uninstall);
+        assert!(!all[8].unsolved);
     }
 
     /// One upgrade shown by Portage 3.0.83 in every form that a user's

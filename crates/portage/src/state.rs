@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::{self, Links};
@@ -22,7 +22,7 @@ pub const PRESERVED_LIBS: &str = "var/lib/portage/preserved_libs_registry";
 pub const NEWS: &str = "var/lib/gentoo/news";
 
 /// A new version of a configuration file that waits beside the one in use.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pending {
     /// The file in use, from the root of the system: `/etc/foo.conf`.
     pub target: PathBuf,
@@ -270,7 +270,7 @@ pub fn read(root: &Path, file: &str) -> Result<Option<String>> {
 }
 
 /// What an upgrade left for a person.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
     /// Configuration files that wait to be merged.
     pub config: Vec<Pending>,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use self::fields::read;
+use self::fields::{read, read_with};
 pub use self::pair::{Changed, load_changed};
 use crate::files::{self, Links};
 use crate::version::{is_category, split_pf, version_cmp};
@@ -28,9 +28,9 @@ const MAX_THREADS: usize = 16;
 const PER_THREAD: usize = 32;
 
 /// One installed package.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Package {
-    /// The category, `sys-apps`.
+    /// The category, `sys-apps`; empty of other managers than Portage.
     pub category: String,
     /// The name, `portage`.
     pub name: String,
@@ -57,13 +57,16 @@ impl Package {
     /// `category/name`.
     #[must_use]
     pub fn cp(&self) -> String {
-        format!("{}/{}", self.category, self.name)
+        match self.category.as_str() {
+            "" => self.name.clone(),
+            category => format!("{category}/{}", self.name),
+        }
     }
 
     /// `category/name-version`.
     #[must_use]
     pub fn cpv(&self) -> String {
-        format!("{}/{}-{}", self.category, self.name, self.version)
+        format!("{}-{}", self.cp(), self.version)
     }
 }
 
@@ -137,6 +140,67 @@ pub fn load_root(root: &Path) -> Result<Installed> {
             .with_context(|| format!("cannot read the packages below {}", root.display())),
         None => Ok(Installed::default()),
     }
+}
+
+/// Packages with fields of theirs that [`Package`] has not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WithFields {
+    /// The packages, and the fields on one line each, in the order in which they were asked
+    /// for; none for one that is empty.
+    pub packages: Vec<(Package, Vec<Option<String>>)>,
+    /// As [`Installed::invalid`].
+    pub invalid: Vec<String>,
+}
+
+/// Read all packages of the system whose root directory is `root`, and these fields.
+///
+/// # Errors
+/// As [`load_root`].
+pub fn load_fields(root: &Path, keys: &[&str]) -> Result<WithFields> {
+    let mut found = WithFields::default();
+    let Some(db) = open_db(root)? else {
+        return Ok(found);
+    };
+    let what = || format!("cannot read the packages below {}", root.display());
+    let mut listed = Installed::default();
+    let todo = list(&db, &mut listed).with_context(what)?;
+    found.invalid = listed.invalid;
+    let read = parallel(todo.len(), PER_THREAD, |at| read_with(&db, &todo[at], keys));
+    for (package, place) in read.into_iter().zip(&todo) {
+        match package {
+            Ok(package) => found.packages.extend(package),
+            Err(e) => found
+                .invalid
+                .push(format!("{}/{}: {e}", place.category, place.pf)),
+        }
+    }
+    Ok(found)
+}
+
+/// What `work` makes of the directory of each package of the system at `root`, with the name
+/// of the package; it is called by several threads.
+pub(crate) fn for_each<T: Send>(
+    root: &Path,
+    work: impl Fn(&OwnedFd) -> io::Result<T> + Sync,
+) -> Result<Vec<(String, io::Result<T>)>> {
+    let Some(db) = open_db(root)? else {
+        return Ok(Vec::new());
+    };
+    let todo = list(&db, &mut Installed::default())
+        .with_context(|| format!("cannot read the packages below {}", root.display()))?;
+    let done = parallel(todo.len(), PER_THREAD, |at| {
+        let path = Path::new(&todo[at].category).join(&todo[at].pf);
+        match files::subdir(&db, &path, Links::No)? {
+            Some(dir) => work(&dir).map(Some),
+            // Removed since it was listed.
+            None => Ok(None),
+        }
+    });
+    let name = |place: &Place| format!("{}/{}", place.category, place.pf);
+    let done = todo.iter().map(name).zip(done);
+    Ok(done
+        .filter_map(|(name, d)| Some((name, d.transpose()?)))
+        .collect())
 }
 
 /// The VDB of the system at `root`, if there is one.

@@ -138,13 +138,32 @@ pub(super) fn read(db: &OwnedFd, place: &Place) -> io::Result<Option<Package>> {
     else {
         return Ok(None);
     };
+    package(place, name, version, &fields).map(Some)
+}
+
+/// Read one package and further fields of it; none if it was removed since it was listed.
+pub(super) fn read_with(
+    db: &OwnedFd,
+    place: &Place,
+    keys: &[&str],
+) -> io::Result<Option<(Package, Vec<Option<String>>)>> {
+    let (Some((name, version)), Some(fields)) = (split_pf(&place.pf), Fields::open(db, place)?)
+    else {
+        return Ok(None);
+    };
+    let values = keys.iter().map(|key| fields.get(key));
+    let values = values.collect::<io::Result<_>>()?;
+    Ok(Some((package(place, name, version, &fields)?, values)))
+}
+
+fn package(place: &Place, name: &str, version: &str, fields: &Fields) -> io::Result<Package> {
     // Portage takes a package without a valid slot as one in slot 0 (`_pkg_str`).
     let slot = fields.get("SLOT")?.unwrap_or_else(|| "0".to_owned());
     let (slot, subslot) = match slot.split_once('/') {
         Some((slot, subslot)) => (slot.to_owned(), Some(subslot.to_owned())),
         None => (slot, None),
     };
-    Ok(Some(Package {
+    Ok(Package {
         category: place.category.clone(),
         name: name.to_owned(),
         version: version.to_owned(),
@@ -155,7 +174,7 @@ pub(super) fn read(db: &OwnedFd, place: &Place) -> io::Result<Option<Package>> {
         build_time: number(fields.get("BUILD_TIME")?),
         build_id: number(fields.get("BUILD_ID")?),
         size: number(fields.get_file("SIZE")?),
-    }))
+    })
 }
 
 /// Whether the package at this place is the same in both databases, by a few of its fields.
