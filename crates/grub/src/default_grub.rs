@@ -3,7 +3,7 @@
 //! The file is shell, sourced by `grub-mkconfig`. It is read here without a shell: quotes, line continuation,
 //! `+=`, `export`, and variables that the same file assigned. Where only a shell could tell the value (a command
 //! substitution, an assignment inside `if`), the answer is an error that names the line, and only if the value is
-//! one of the two that matter.
+//! one of those that matter.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,6 +13,7 @@ use crate::shell::{Assign, Part, SyntaxError, Token, Word, tokens};
 
 const LINUX: &str = "GRUB_CMDLINE_LINUX";
 const LINUX_DEFAULT: &str = "GRUB_CMDLINE_LINUX_DEFAULT";
+const CRYPTODISK: &str = "GRUB_ENABLE_CRYPTODISK";
 
 /// What the user wants every kernel to get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub struct DefaultGrub {
     pub linux: String,
     /// `GRUB_CMDLINE_LINUX_DEFAULT`, which recovery entries do without; empty if not set.
     pub linux_default: String,
+    /// `GRUB_ENABLE_CRYPTODISK`, which is `y` where GRUB opens encrypted disks; empty if not set, none if only a shell
+    /// could tell.
+    pub cryptodisk: Option<String>,
 }
 
 impl DefaultGrub {
@@ -96,6 +100,7 @@ pub fn parse_default_grub(text: &str) -> Result<DefaultGrub, DefaultGrubError> {
     Ok(DefaultGrub {
         linux: reader.value(LINUX)?,
         linux_default: reader.value(LINUX_DEFAULT)?,
+        cryptodisk: reader.value(CRYPTODISK).ok(),
     })
 }
 
@@ -225,7 +230,7 @@ impl Reader {
         match (self.variables.get(name), &self.others) {
             (Some(value), _) => value.clone(),
             (None, Some(error)) => Err(error.clone()),
-            (None, None) if matches!(name, LINUX | LINUX_DEFAULT) => Ok(String::new()),
+            (None, None) if matches!(name, LINUX | LINUX_DEFAULT | CRYPTODISK) => Ok(String::new()),
             (None, None) => Err(needs_shell(
                 line,
                 format!("the variable `{name}`, set elsewhere"),
@@ -269,10 +274,28 @@ mod tests {
             read,
             DefaultGrub {
                 linux: String::new(),
-                linux_default: "quiet splash".into()
+                linux_default: "quiet splash".into(),
+                cryptodisk: Some(String::new()),
             }
         );
-        assert_eq!(parse_default_grub(""), Ok(DefaultGrub::default()));
+        let empty = parse_default_grub("").expect("read");
+        assert_eq!(empty.arguments(), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn whether_encrypted_disks_are_opened() {
+        for (text, value) in [
+            ("GRUB_ENABLE_CRYPTODISK=y", Some("y")),
+            (
+                "GRUB_ENABLE_CRYPTODISK=y\nexport GRUB_ENABLE_CRYPTODISK=\"n\"",
+                Some("n"),
+            ),
+            ("#GRUB_ENABLE_CRYPTODISK=y", Some("")),
+            ("if true; then GRUB_ENABLE_CRYPTODISK=y; fi", None),
+        ] {
+            let read = parse_default_grub(text).expect("read");
+            assert_eq!(read.cryptodisk.as_deref(), value, "{text}");
+        }
     }
 
     #[test]

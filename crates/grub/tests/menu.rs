@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use be_grub::menu::{
     Entry, Extra, Header, MORE_ID, Menu, More, Way, entry_id, environment_of, extra_id,
-    parse_header,
+    parse_header, unchecked,
 };
 use be_grub::validate::{ValidateError, validate};
 use proptest::prelude::*;
-use words::{menu_entries, statements, submenu};
+use words::{menu_entries, outside, statements, submenu};
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -174,11 +174,7 @@ fn only_default_is_set_for_those_who_follow() {
         ..menu(vec![entry("a")])
     };
     let text = menu.render().expect("renders");
-    let top = statements(
-        text.split("menuentry")
-            .next()
-            .expect("a part before the entries"),
-    );
+    let top = outside(&text);
     let sets: Vec<&Vec<String>> = top.iter().filter(|line| line[0] == "set").collect();
     assert_eq!(sets, [&["set", "default=be-a"].map(String::from).to_vec()]);
     assert!(
@@ -257,6 +253,46 @@ fn what_cannot_be_in_the_submenu_is_left_out_of_it() {
     none.more.entries = extras("a").split_off(1);
     none.more.entries[0].entry.name = "a/b".into();
     assert_eq!(submenu(&none.render().expect("renders")), None);
+}
+
+/// What has passed the check already is left out of the next one, and nothing else.
+#[test]
+fn only_what_is_new_is_checked() {
+    let with = |names: &[&str]| Menu {
+        more: More {
+            entries: names.iter().flat_map(|name| extras(name)).collect(),
+            unrestricted: false,
+        },
+        ..menu(names.iter().map(|name| entry(name)).collect())
+    };
+    let passed = with(&["a", "b"]).render().expect("renders");
+    assert_eq!(unchecked(&passed, ""), passed);
+    assert_eq!(unchecked(&passed, "menuentry 'a' {\n"), passed);
+
+    let same = unchecked(&passed, &passed);
+    check(&same);
+    assert_eq!(menu_entries(&same), []);
+    assert_eq!(submenu(&same).expect("a submenu").1, []);
+    let mut rest = outside(&same);
+    rest.retain(|line| line != &["true"]);
+    assert_eq!(rest, outside(&passed));
+
+    let mut changed = with(&["a", "c", "b"]);
+    changed.more.entries[1].entry.args.push("more".into());
+    let text = changed.render().expect("renders");
+    let rest = unchecked(&text, &passed);
+    check(&rest);
+    let ids = |entries: Vec<words::MenuEntry>| -> Vec<String> {
+        entries
+            .into_iter()
+            .map(|(head, _)| head[3].clone())
+            .collect()
+    };
+    assert_eq!(ids(menu_entries(&rest)), ["be-c"]);
+    let inside = ids(submenu(&rest).expect("a submenu").1);
+    assert_eq!(inside, ["be-a/rescue", "be-c/vmlinuz-6.1.9", "be-c/rescue"]);
+    let broken = text.replace("be_return 'c'\n\t}", "be_return 'c\n\t}");
+    assert_ne!(unchecked(&broken, &passed), rest);
 }
 
 #[test]
@@ -408,7 +444,10 @@ proptest! {
         prop_assert_eq!(inside.len(), menu.entries.len());
         for ((head, body), (other, same)) in read.iter().zip(&inside) {
             prop_assert_eq!(&head[..3], &other[..3]);
-            prop_assert_eq!(body, same);
+            let pick = |line: &Vec<String>| line.get(1).is_some_and(|word| word == "be_ready");
+            let shared = |body: &[Vec<String>]| body.iter().filter(|line| !pick(line)).cloned().collect::<Vec<_>>();
+            prop_assert_eq!(shared(body), shared(same));
+            prop_assert_eq!(&lines_of(same, &["if", "be_ready"])[0][0], "-");
         }
         for (entry, (head, body)) in menu.entries.iter().zip(&read) {
             prop_assert!(!head[1].starts_with('-') && !head[1].starts_with("be-") && !head[1].is_empty());
@@ -425,8 +464,10 @@ proptest! {
             let initrd = lines_of(body, &["if", "initrd"]);
             let image = [format!("($be_root){}", entry.initrd[0])];
             prop_assert_eq!(initrd, [image.as_slice()]);
-            let harmless =
-                ["if", "then", "else", "fi", "set", "insmod", "boot", "multiboot", "echo", "sleep"];
+            let ready = lines_of(body, &["if", "be_ready"]);
+            let files = [&entry.name, &menu.fs_uuid, &entry.initrd[0], &entry.linux].map(Clone::clone);
+            prop_assert_eq!(ready, [files.as_slice()]);
+            let harmless = ["if", "then", "fi", "set", "boot", "multiboot", "be_return"];
             prop_assert!(body.iter().all(|line| harmless.contains(&line[0].as_str())), "{:?}", body);
         }
     }

@@ -142,19 +142,11 @@ fn the_submenu_says_chosen_and_knows_nothing_of_the_selection() {
     let (_, inside) = submenu(&text.expect("renders")).expect("a submenu");
     assert_eq!(inside.len(), 2);
     for (head, body) in inside {
-        let how: Vec<_> = body
-            .iter()
-            .filter(|line| line[0] == "set" && line[1].starts_with("be_how"))
-            .collect();
-        assert_eq!(how, [&["set", "be_how=be.boot=chosen"]], "{head:?}");
+        assert_eq!(body[0][..3], ["if", "be_ready", "-"], "{head:?}");
         let words = body.concat();
-        // What else it sets is its own, for in a submenu all is gone that was not exported.
-        for word in words
-            .iter()
-            .filter(|word| word.contains("${be_") || word.contains("$be_"))
-        {
-            let known =
-                ["${be_why}", "$be_how"].contains(&&**word) || word.starts_with("($be_root)/");
+        // In a submenu all is gone that was not exported, but what its entries set.
+        for word in words.iter().filter(|word| word.contains('$')) {
+            let known = *word == "$be_how" || word.starts_with("($be_root)/");
             assert!(known, "{word}");
         }
         assert!(!words.iter().any(|word| word.contains("be_fall_back")));
@@ -514,8 +506,10 @@ fn sourced_twice_it_counts_once() {
     assert_eq!(outcomes[0].block[2], "1");
 }
 
-/// The body of an entry as a shell's function, `entry`.
+/// The functions of a menu, and the body of an entry as one more, `entry`, for a shell.
 fn body_of(text: &str, id: &str) -> String {
+    let (_, functions) = text.split_once("\nfunction ").expect("a function");
+    let (functions, _) = functions.split_once("\nmenuentry ").expect("an entry");
     let mut lines = text
         .lines()
         .skip_while(|line| !line.contains(&format!(" --id '{id}' ")));
@@ -523,8 +517,11 @@ fn body_of(text: &str, id: &str) -> String {
     let indent = &head[..head.len() - head.trim_start().len()];
     let end = format!("{indent}}}");
     let body: Vec<&str> = lines.take_while(|line| *line != end).collect();
-    let body = body.join("\n").replace("($be_root)", "${be_root}");
-    format!("entry() {{\n{}\n}}\n", body.replace("[ ! -s ", "missing "))
+    let body = body.join("\n");
+    let script = format!("function {functions}\nentry() {{\n{body}\n}}\n");
+    let script = script.replace("($be_root)", "${be_root}");
+    let script = script.replace("($be_env)", "${be_env}");
+    script.replace("[ ! -s ", "missing ")
 }
 
 /// Nothing can be loaded in the end: what was picked falls back, and what a person chose comes back to the menu.
@@ -538,7 +535,6 @@ missing() { return 1; }
 linux() { shift; printf '%s ' "$@"; }
 initrd() { :; }
 boot() { return 1; }
-be_fall_back() { printf 'falls back'; }
 "#;
     let text = menu(&["new", "old"], "old", on_esp()).render();
     let text = text.expect("renders");
@@ -550,7 +546,7 @@ be_fall_back() { printf 'falls back'; }
         ("be-old/rescue", "single be.boot=chosen "),
     ] {
         let script = format!(
-            "{GRUB}\n{}\nbe_pick=new be_boot=trial be_words='be.boot=trial be.left=1'\nentry\n",
+            "{GRUB}\n{}\nbe_fall_back() {{ printf 'falls back'; }}\nbe_pick=new be_boot=trial be_words='be.boot=trial be.left=1'\nentry\n",
             body_of(&text, id)
         );
         let output = Command::new("bash")
@@ -616,7 +612,8 @@ proptest! {
         }
         let harmless = [
             "insmod", "if", "elif", "then", "else", "fi", "for", "do", "done", "set", "unset", "export", "function",
-            "menuentry", "submenu", "save_env", "echo", "sleep", "boot", "multiboot", "be_fall_back", "{", "}",
+            "menuentry", "submenu", "save_env", "echo", "sleep", "boot", "multiboot", "shift", "[", "{", "}",
+            "be_ready", "be_return", "be_fall_back",
         ];
         prop_assert!(all.iter().all(|line| harmless.contains(&line[0].as_str())), "{:?}", all);
     }

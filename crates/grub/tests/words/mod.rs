@@ -83,6 +83,20 @@ pub fn menu_entries(text: &str) -> Vec<MenuEntry> {
     split(text).0
 }
 
+/// What is done at once: all that is in no entry and no function.
+#[allow(dead_code, reason = "not every test needs all of this")]
+pub fn outside(text: &str) -> Vec<Vec<String>> {
+    let mut inside = false;
+    let mut all = statements(text);
+    all.retain(|line| {
+        let opens = ["function", "menuentry", "submenu"].contains(&&*line[0]);
+        let kept = !inside && !opens;
+        inside = (inside || opens) && line != &["}"];
+        kept && line != &["}"]
+    });
+    all
+}
+
 /// The words of the `submenu` line, if there is one, and the entries inside.
 pub fn submenu(text: &str) -> Option<(Vec<String>, Vec<MenuEntry>)> {
     split(text).1
