@@ -21,7 +21,7 @@ use crate::store::Store;
 use crate::upgrade::fd_path;
 
 /// Where sysfs is.
-const SYS: &str = "/sys";
+pub(crate) const SYS: &str = "/sys";
 
 /// Where an EFI system partition is mounted, and a /boot of its own.
 const POINTS: [&str; 5] = ["/boot", "/efi", "/boot/efi", "/esp", "/boot/EFI"];
@@ -182,7 +182,7 @@ fn candidate(session: &Session, inv: &Inventory, rows: &[Row], point: &Path) -> 
 }
 
 /// The oldest GRUB among those that were installed beside the grub.cfg that is read.
-fn grub_version(session: &Session, inv: &Inventory) -> Option<Version> {
+pub(crate) fn grub_version(session: &Session, inv: &Inventory) -> Option<Version> {
     let config = inv.menu.config.as_ref()?;
     let (root, dir) = match &config.place {
         model::Place::InRoot { root, path } => (session.store.root_of(root).ok()?, path.parent()?),

@@ -263,9 +263,11 @@ fn head(root: &Root, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What GRUB's tools are told.
+const FILE: &str = "etc/default/grub";
+
 /// The user's own kernel arguments, from be.toml or else from /etc/default/grub.
 fn user_arguments(root: &Root, config: &Config) -> Result<(Vec<String>, Option<String>), String> {
-    const FILE: &str = "etc/default/grub";
     if let Some(line) = &config.menu.kernel_arguments {
         return Ok((split_args(line), None));
     }
@@ -285,6 +287,11 @@ fn user_arguments(root: &Root, config: &Config) -> Result<(Vec<String>, Option<S
         .arguments()
         .map_err(|e| format!("/{FILE}: {e}; mend it, {way_out}"))?;
     Ok((arguments, None))
+}
+
+/// What GRUB's tools are told, all of it; none where it cannot be read.
+pub(crate) fn default_grub_text(root: &Root) -> Option<String> {
+    Some(root.read_to_string(FILE, MAX_TEXT).ok()? + &debian_snippets(root))
 }
 
 /// Debian's grub-mkconfig also reads /etc/default/grub.d/*.cfg, after the file itself.

@@ -204,32 +204,6 @@ fn detached(fstype: &str, device: &Path, writable: bool) -> rustix::io::Result<O
     }
 }
 
-/// Why GRUB cannot read what lies on a device with the modules that it has: it is
-/// encrypted, and nothing unlocks it in time.
-pub(crate) fn unreadable(device: &Path) -> Option<String> {
-    let real = device.canonicalize().ok()?;
-    let name = real.file_name()?.to_str()?.to_owned();
-    let mut names = vec![name];
-    while let Some(name) = names.pop() {
-        let sys = Path::new("/sys/class/block").join(&name);
-        let uuid = std::fs::read_to_string(sys.join("dm/uuid")).unwrap_or_default();
-        if uuid.starts_with("CRYPT-") {
-            return Some(
-                "the root is encrypted, so that GRUB could read neither its menu nor the \
-                 kernels of an environment"
-                    .into(),
-            );
-        }
-        let below = std::fs::read_dir(sys.join("slaves")).into_iter().flatten();
-        names.extend(
-            below
-                .flatten()
-                .filter_map(|e| e.file_name().into_string().ok()),
-        );
-    }
-    None
-}
-
 /// Bytes of the files that a clone gets.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! /etc/be/be.toml. Every key is optional; an unknown key or a bad value is an error.
 
+use be_portage::chores::Chore;
 use serde::{Deserialize, Serialize};
 
 use crate::glob::Glob;
@@ -13,6 +14,8 @@ pub const PATH: &str = "etc/be/be.toml";
 pub struct Config {
     /// `[upgrade]`
     pub upgrade: Upgrade,
+    /// `[nightly]`
+    pub nightly: Nightly,
     /// `[menu]`
     pub menu: Menu,
     /// `[prune]`
@@ -21,6 +24,61 @@ pub struct Config {
     pub trial: Trial,
     /// `[health]`
     pub health: Health,
+    /// `[gates]`
+    pub gates: Gates,
+    /// `[test]`
+    pub test: Test,
+}
+
+/// The virtual machine of `be test`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Test {
+    /// How long the boot may take, in seconds.
+    pub timeout_seconds: u64,
+    /// How much memory it has, in MiB.
+    pub memory_mib: u64,
+}
+
+impl Default for Test {
+    fn default() -> Self {
+        Self {
+            timeout_seconds: 600,
+            memory_mib: 1024,
+        }
+    }
+}
+
+/// Which gates an upgrade has to pass, by their names; see [`crate::gates`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gates {
+    /// [`crate::gates::Gate::Packages`]
+    pub packages: bool,
+    /// [`crate::gates::Gate::Linking`]
+    pub linking: bool,
+    /// [`crate::gates::Gate::Python`]
+    pub python: bool,
+    /// [`crate::gates::Gate::Services`]
+    pub services: bool,
+    /// [`crate::gates::Gate::Sshd`]
+    pub sshd: bool,
+    /// [`crate::gates::Gate::BootTest`]
+    #[serde(rename = "boot-test")]
+    pub boot_test: bool,
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self {
+            packages: true,
+            linking: true,
+            python: true,
+            services: true,
+            sshd: true,
+            boot_test: false,
+        }
+    }
 }
 
 /// The first boots of an environment.
@@ -77,12 +135,33 @@ impl Default for Health {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upgrade {
+    /// The package manager: a name, or `auto` for the one that is found.
+    pub manager: String,
     /// Synchronise the repositories first.
     pub sync: bool,
+    /// How often fetching is tried before it counts as failed; at least 1.
+    pub fetch_tries: u32,
+    /// How long to wait before it is tried again, in seconds.
+    pub fetch_pause_seconds: u64,
+    /// What is done after the packages are merged, in this order, where it is due.
+    pub chores: Vec<Chore>,
+    /// Merge new versions of configuration files where that is safe.
+    pub merge_config: bool,
+    /// Keep what was built until an upgrade has ended well, so that nothing is built twice.
+    pub keep_built: bool,
+    /// Let everything else on the machine go first.
+    pub polite: bool,
+    /// MiB of memory from which on the kernel takes back what the programs of an upgrade have
+    /// (`memory.high`); 0 for no such limit.
+    pub memory_high_mib: u64,
+    /// Pause while the machine runs on battery.
+    pub pause_on_battery: bool,
     /// Options added to every emerge that computes or merges packages.
     pub emerge_options: Vec<String>,
     /// Activate the environment when all went well.
     pub activate: bool,
+    /// What becomes of an earlier result that was never booted.
+    pub unbooted: Unbooted,
     /// MiB that have to be free before anything begins.
     pub min_free_mib: u64,
 }
@@ -90,12 +169,52 @@ pub struct Upgrade {
 impl Default for Upgrade {
     fn default() -> Self {
         Self {
+            manager: crate::manager::AUTO.to_owned(),
             sync: true,
+            fetch_tries: 3,
+            fetch_pause_seconds: 60,
+            chores: vec![
+                Chore::PreservedRebuild,
+                Chore::ModuleRebuild,
+                Chore::PerlCleaner,
+                Chore::HaskellUpdater,
+            ],
+            merge_config: true,
+            keep_built: true,
+            polite: true,
+            memory_high_mib: 0,
+            pause_on_battery: false,
             emerge_options: Vec::new(),
             activate: true,
+            unbooted: Unbooted::default(),
             min_free_mib: 1024,
         }
     }
+}
+
+/// What an upgrade makes of the result of an earlier one that was never booted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unbooted {
+    /// It is deleted once the new one is ready, and not before.
+    #[default]
+    Replace,
+    /// Both are kept.
+    Keep,
+    /// The upgrade goes on in it.
+    Continue,
+}
+
+/// When `be upgrade --unattended` does something, and whom it tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nightly {
+    /// Not while the load of fifteen minutes is above this; 0 for no such limit.
+    pub max_load: u32,
+    /// Also while the machine runs on battery.
+    pub on_battery: bool,
+    /// Who gets a mail when something was done, or went wrong; nobody if empty.
+    pub mail: String,
 }
 
 /// What GRUB's menu gets.

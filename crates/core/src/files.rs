@@ -153,6 +153,61 @@ const ALL: &[File] = &[
     },
 ];
 
+/// What upgrades a clone every night.
+const NIGHTLY: &[File] = &[
+    File {
+        path: "etc/systemd/system/be-upgrade.service",
+        content: Content::Text(include_str!("../system/be-upgrade.service"), 0o644),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/be-upgrade.service"),
+    },
+    File {
+        path: "etc/systemd/system/be-upgrade.timer",
+        content: Content::Text(include_str!("../system/be-upgrade.timer"), 0o644),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/be-upgrade.timer"),
+    },
+    File {
+        path: "etc/systemd/system/timers.target.wants/be-upgrade.timer",
+        content: Content::Link("/etc/systemd/system/be-upgrade.timer"),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/timers.target.wants/be-upgrade.timer"),
+    },
+    File {
+        path: "etc/cron.d/be-upgrade",
+        content: Content::Text(include_str!("../system/be-upgrade.cron"), 0o644),
+        wanted_by: OPENRC,
+        vendor: None,
+    },
+];
+
+/// What cron needs to read what we write for it.
+const CRON: &str = "etc/cron.d";
+
+/// What a system gets only if its owner asks for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// [`WATCHDOG`], where it can do something.
+    pub watchdog: bool,
+    /// An upgrade every night.
+    pub nightly: bool,
+}
+
+/// Why nothing would upgrade the system with this root every night.
+pub fn no_nightly(root: &Root) -> Option<&'static str> {
+    let any = |paths: &[&str]| paths.iter().any(|path| exists(root, path));
+    match (any(SYSTEMD), any(OPENRC), exists(root, CRON)) {
+        (true, ..) | (_, true, true) => None,
+        (_, true, false) => {
+            Some("nothing is started at night: there is no cron that reads /etc/cron.d")
+        }
+        (_, false, _) => Some(
+            "nothing is started at night: neither systemd nor OpenRC is installed; let what you \
+             have run be upgrade --unattended",
+        ),
+    }
+}
+
 /// Resets a machine that hangs.
 pub const WATCHDOG: File = File {
     path: "etc/systemd/system.conf.d/be.conf",
@@ -181,6 +236,11 @@ fn why_no_watchdog(device: bool, systemd: bool) -> Option<&'static str> {
         (_, false) => Some("no watchdog is set up: only systemd has one that be knows"),
         (true, true) => None,
     }
+}
+
+/// Whether the file at this path, from the root of the system, is one that `be` installs.
+pub fn is_own(path: &str) -> bool {
+    ALL.iter().chain([&WATCHDOG]).any(|file| file.path == path)
 }
 
 impl File {
@@ -220,7 +280,7 @@ fn judge(found: &str, found_mode: u32, text: &str, mode: u32) -> State {
 }
 
 /// Look at the files that the system with this root should have.
-pub fn look(root: &Root, watchdog: bool) -> Vec<Fact> {
+pub fn look(root: &Root, asked: Asked) -> Vec<Fact> {
     let fact = |file: &File| Fact {
         file: *file,
         state: file.state(root),
@@ -228,9 +288,18 @@ pub fn look(root: &Root, watchdog: bool) -> Vec<Fact> {
     let wanted = ALL.iter().filter(|file| file.is_wanted(root));
     let mut facts: Vec<Fact> = wanted.map(fact).collect();
     let own = fact(&WATCHDOG);
-    let asked = watchdog && no_watchdog(root).is_none();
-    if asked || own.state == State::Outdated || own.state == State::Good {
+    let watchdog = asked.watchdog && no_watchdog(root).is_none();
+    if watchdog || own.state == State::Outdated || own.state == State::Good {
         facts.push(own);
+    }
+    // Where a part of it is, the rest belongs to it, but for the link: who took that away
+    // does not want it.
+    let nightly = NIGHTLY.iter().filter(|file| file.is_wanted(root));
+    let nightly: Vec<Fact> = nightly.map(fact).collect();
+    let kept = |f: &&Fact| matches!(f.state, State::Outdated | State::Good);
+    match asked.nightly && no_nightly(root).is_none() {
+        true => facts.extend(nightly),
+        false => facts.extend(nightly.iter().filter(kept)),
     }
     facts
 }
@@ -314,6 +383,11 @@ impl fmt::Display for File {
 mod tests {
     use super::*;
 
+    const WATCHED: Asked = Asked {
+        watchdog: true,
+        nightly: false,
+    };
+
     fn texts() -> impl Iterator<Item = (&'static str, &'static str, u32)> {
         let all = ALL.iter().chain([&WATCHDOG]);
         all.filter_map(|file| match file.content {
@@ -355,13 +429,13 @@ mod tests {
     fn units_of_different_inits_are_wanted_apart() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        assert_eq!(look(&root, true), []);
+        assert_eq!(look(&root, WATCHED), []);
         root.mkdir_all("usr/sbin", 0o755).unwrap();
         root.write_atomic("usr/sbin/openrc-run", b"", 0o755)
             .unwrap();
         // A unit of a package is no sign of systemd.
         root.mkdir_all("usr/lib/systemd/system", 0o755).unwrap();
-        let facts = look(&root, true);
+        let facts = look(&root, WATCHED);
         let paths: Vec<&str> = missing(&facts).map(|file| file.path).collect();
         assert_eq!(
             paths,
@@ -370,7 +444,7 @@ mod tests {
         for file in missing(&facts) {
             install(&root, &file).unwrap();
         }
-        assert_eq!(missing(&look(&root, false)).count(), 0);
+        assert_eq!(missing(&look(&root, Asked::default())).count(), 0);
     }
 
     #[test]
@@ -391,7 +465,7 @@ mod tests {
             .unwrap();
         root.write_atomic("etc/kernel/postinst.d/zz-be", b"mine", 0o755)
             .unwrap();
-        let facts = look(&root, false);
+        let facts = look(&root, Asked::default());
         let left: Vec<&str> = foreign(&facts).map(|file| file.path).collect();
         assert_eq!(
             left,
@@ -424,7 +498,7 @@ mod tests {
             let path = format!("usr/lib/systemd/system/{unit}.service");
             root.write_atomic(&path, b"", 0o644).unwrap();
         }
-        let facts = look(&root, false);
+        let facts = look(&root, Asked::default());
         assert!(missing(&facts).all(|file| matches!(file.content, Content::Link(_))));
         assert_eq!(missing(&facts).count(), 2);
     }
@@ -441,11 +515,56 @@ mod tests {
         }
         root.write_atomic("usr/lib/systemd/systemd", b"", 0o755)
             .unwrap();
-        let has = |asked| look(&root, asked).iter().any(|f| f.file == WATCHDOG);
+        let has = |watchdog| {
+            let asked = Asked {
+                watchdog,
+                nightly: false,
+            };
+            look(&root, asked).iter().any(|f| f.file == WATCHDOG)
+        };
         assert!(!has(true));
         root.write_atomic("dev/watchdog0", b"", 0o600).unwrap();
         assert!(has(true) && !has(false));
         install(&root, &WATCHDOG).unwrap();
         assert!(has(false));
+    }
+
+    #[test]
+    fn nights_are_asked_for_and_belong_to_the_init_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let asked = Asked {
+            watchdog: false,
+            nightly: true,
+        };
+        let paths = |asked| -> Vec<_> {
+            let facts = look(&root, asked);
+            let nightly = facts.iter().filter(|f| f.file.path.contains("be-upgrade"));
+            nightly.map(|f| f.file.path).collect()
+        };
+        assert!(no_nightly(&root).is_some());
+        root.mkdir_all("usr/sbin", 0o755).unwrap();
+        root.write_atomic("usr/sbin/openrc-run", b"", 0o755)
+            .unwrap();
+        assert!(no_nightly(&root).unwrap().contains("cron"));
+        assert_eq!(paths(asked), [""; 0]);
+        root.mkdir_all(CRON, 0o755).unwrap();
+        assert_eq!(paths(asked), ["etc/cron.d/be-upgrade"]);
+
+        root.mkdir_all("usr/lib/systemd", 0o755).unwrap();
+        root.write_atomic("usr/lib/systemd/systemd", b"", 0o755)
+            .unwrap();
+        assert_eq!(no_nightly(&root), None);
+        let facts = look(&root, asked);
+        for file in missing(&facts).filter(|f| f.path.starts_with("etc/systemd/")) {
+            install(&root, &file).unwrap();
+        }
+        assert_eq!(paths(Asked::default()).len(), 3);
+        // Whoever takes the link away wants no nights.
+        let link = "etc/systemd/system/timers.target.wants/be-upgrade.timer";
+        std::fs::remove_file(dir.path().join(link)).unwrap();
+        let facts = look(&root, Asked::default());
+        assert!(missing(&facts).all(|f| f.path != link));
+        assert!(missing(&look(&root, asked)).any(|f| f.path == link));
     }
 }

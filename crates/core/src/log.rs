@@ -1,6 +1,7 @@
 //! The logs of an environment, in `NAME/log`.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -45,13 +46,34 @@ pub fn read(store: &Store, name: &EnvName) -> Result<Option<String>> {
     }))
 }
 
+/// Open a log to read it; none if it is not there.
+fn open(store: &Store, path: &Path) -> Result<Option<File>> {
+    match store.dir.file(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What was written to the log of an environment from this byte on; nothing without a log.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn since(store: &Store, name: &EnvName, from: u64) -> Result<Vec<u8>> {
+    let Some(mut file) = open(store, &path(name))? else {
+        return Ok(Vec::new());
+    };
+    let mut new = Vec::new();
+    file.seek(SeekFrom::Start(from))
+        .and_then(|_| file.read_to_end(&mut new))
+        .context("cannot read the log")?;
+    Ok(new)
+}
+
 /// The last `most` bytes of a file; none if it is not there.
 pub(crate) fn tail(store: &Store, path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = match store.dir.file(path) {
-        Ok(file) => file,
-        Err(e) if e.is_not_found() => return Ok(None),
-        Err(e) => return Err(e.into()),
+    let Some(mut file) = open(store, path)? else {
+        return Ok(None);
     };
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most)))?;

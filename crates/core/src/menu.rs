@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
-use be_grub::menu::{Entry, Menu};
+use be_grub::menu::{Entry, Menu, unchecked};
 use be_grub::selection::{Place, Selection};
 use be_grub::validate::Checker;
 
@@ -14,6 +14,7 @@ use crate::boot::{Examination, Kernel};
 use crate::entries::{self, Entries};
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
+use crate::observe::MAX_TEXT;
 use crate::packages;
 use crate::plan::Proofs;
 use crate::proven::Proven;
@@ -361,7 +362,9 @@ pub(crate) fn prepare(
         }
         .into());
     }
-    let checker = Checker::spawn(&written.text).context("cannot check the menu")?;
+    let passed = session.store.dir.read_to_string(Paths::MENU, MAX_TEXT);
+    let text = unchecked(&written.text, passed.as_deref().unwrap_or_default());
+    let checker = Checker::spawn(&text).context("cannot check the menu")?;
     let same =
         inv.menu.default.as_deref() == Some(request.default.as_str()) && request.back.is_none();
     Ok(Prepared {

@@ -9,7 +9,7 @@ use be_grub::selection::{BlockAt, Choice};
 
 use crate::layout::Layout;
 use crate::name::{EnvName, Named, SnapName};
-use crate::record::{Boot, Member, Record, Snapshot, State};
+use crate::record::{Boot, Member, Phase, Record, Snapshot, State};
 use crate::refusal::Refusal;
 
 /// The directory of the store below the top level.
@@ -83,8 +83,6 @@ pub struct System {
     pub grub_home: Option<String>,
     /// Active swapfiles inside the root subvolume.
     pub swapfiles: Vec<PathBuf>,
-    /// `emerge` is there.
-    pub portage: bool,
 }
 
 /// A subvolume, as btrfs knows it.
@@ -132,6 +130,8 @@ pub struct Environment {
     pub trial: Option<u8>,
     /// A `be` works in it at this moment.
     pub busy: bool,
+    /// Somebody wants the upgrade in it to pause.
+    pub paused: bool,
     /// Where its root is mounted in this mount namespace.
     pub mounted: Vec<PathBuf>,
     /// Its subvolumes, in the order of the record; none for one that is gone.
@@ -157,6 +157,7 @@ impl Environment {
             once: false,
             trial: None,
             busy: false,
+            paused: false,
             mounted: Vec::new(),
             subvolumes: Vec::new(),
             snapshots: Vec::new(),
@@ -332,6 +333,16 @@ impl Inventory {
         Err(Refusal::Unknown {
             name: name.clone(),
             near: self.near(name),
+        })
+    }
+
+    /// The results of upgrades of clones of `origin` that were never booted, oldest first.
+    pub fn unbooted(&self, origin: &EnvName) -> impl Iterator<Item = &Environment> {
+        self.environments.iter().filter(move |env| {
+            let record = &env.record;
+            let done = record.upgrade.as_ref().map(|u| u.phase) == Some(Phase::Done);
+            let from = record.origin.as_ref() == Some(origin);
+            done && from && env.state() == State::Ready && !env.running && env.root.is_some()
         })
     }
 

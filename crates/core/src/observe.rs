@@ -11,6 +11,7 @@ use nix::libc;
 
 use crate::block;
 use crate::bootfs;
+use crate::crypt;
 use crate::fstab::Fstab;
 use crate::layout::{self, Layout, Names, subvolume};
 use crate::model::{
@@ -108,6 +109,7 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                     on_trial.then_some(*left)
                 }),
                 busy: record.state == State::Building && store.is_claimed(&record.name),
+                paused: record.state == State::Building && store.is_paused(&record.name),
                 root: root_node.map(subvolume),
                 mounted: mounted(root_node),
                 subvolumes,
@@ -296,10 +298,8 @@ fn layout_of(
 
 fn boot_at(devices: &[PathBuf], place: record::Boot) -> layout::Boot {
     layout::Boot {
-        unreadable_root: match place.subvolume {
-            Some(_) => None,
-            None => devices.iter().find_map(|device| bootfs::unreadable(device)),
-        },
+        locked_root: place.subvolume.is_none()
+            && devices.iter().any(|d| !crypt::containers(d).is_empty()),
         place,
         size: 0,
     }
@@ -516,7 +516,6 @@ fn observe_system(
         .map(str::to_owned);
     System {
         swapfiles: Vec::new(),
-        portage: is_there(dir, Path::new("usr/bin/emerge")),
         layout: Layout::default(),
         root: subvolume(root),
         mounts,

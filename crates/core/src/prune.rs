@@ -46,6 +46,12 @@ pub fn judge<Tz: TimeZone>(
     now: &DateTime<Tz>,
 ) -> Result<Judgement> {
     let uses = session.uses(inv)?;
+    let also = reasons(session, inv);
+    Ok(plan::judge(inv, &uses, &also, &session.config.prune, now)?)
+}
+
+/// Why some have to stay that the inventory does not know.
+fn reasons(session: &Session, inv: &Inventory) -> Vec<Reason> {
     let reason = |why: &'static str| {
         move |name| Reason {
             name,
@@ -53,14 +59,37 @@ pub fn judge<Tz: TimeZone>(
         }
     };
     let chosen = doctor::chosen_by_grub_reboot(session, inv);
-    let also: Vec<_> = doctor::grub_installed_in(session, inv)
+    doctor::grub_installed_in(session, inv)
         .into_iter()
         .map(reason(
             "grub-install was run in it: GRUB may read its own files from there",
         ))
         .chain(chosen.map(reason("grub-reboot chose it: it boots next")))
+        .collect()
+}
+
+/// Delete what a new environment supersedes; gives their names, and a sentence for each that
+/// has to stay. The lock proves that nobody else works.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn supersede(
+    session: &Session,
+    new: &EnvName,
+    lock: &Lock,
+) -> Result<(Vec<EnvName>, Vec<String>)> {
+    let inv = session.observe()?;
+    let uses = session.uses(&inv)?;
+    let also = reasons(session, &inv);
+    let (gone, stay) = plan::superseded(&inv, &uses, &also, inv.get(new)?);
+    let mut notes: Vec<String> = stay
+        .iter()
+        .map(|r| format!("{} was never booted and is kept: {}", r.name, r.why))
         .collect();
-    Ok(plan::judge(inv, &uses, &also, &session.config.prune, now)?)
+    if !gone.is_empty() {
+        delete(session, inv, &gone, lock, &mut notes)?;
+    }
+    Ok((gone, notes))
 }
 
 /// Whether less is free than the configuration wants.

@@ -241,13 +241,22 @@ fn prepare_root(session: &Session, env: &Environment, told: &str) -> Result<()> 
     fs::write(HANDOVER, told).with_context(|| format!("cannot write {HANDOVER}"))
 }
 
-/// Load a kernel for kexec: by descriptors, for its files may be mounted nowhere.
-fn load(session: &Session, env: &Environment, kernel: &Kernel, told: &str) -> Result<()> {
+/// A kernel and its initramfs, open, for who starts it by descriptors: the files may be mounted
+/// nowhere. The kernel takes several of the second, one behind the other.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub(crate) fn files(
+    session: &Session,
+    env: &Environment,
+    kernel: &Kernel,
+) -> Result<(File, Option<File>)> {
     let root = session.whole(env)?;
     let boot = session.boot_of(env)?;
-    let shown = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let image = open(&root, boot.as_ref(), &kernel.linux)?;
-    // kexec takes one; the kernel takes several, one behind the other.
+    if kernel.initrd.is_empty() {
+        return Ok((image, None));
+    }
     let memory = rustix::fs::memfd_create("initramfs", rustix::fs::MemfdFlags::CLOEXEC);
     let mut initrd = File::from(memory.context("cannot get memory for the initramfs")?);
     for path in &kernel.initrd {
@@ -257,11 +266,18 @@ fn load(session: &Session, env: &Environment, kernel: &Kernel, told: &str) -> Re
         initrd.set_len(length.next_multiple_of(4))?;
         initrd.seek(std::io::SeekFrom::End(0))?;
     }
+    Ok((image, Some(initrd)))
+}
+
+/// Load a kernel for kexec.
+fn load(session: &Session, env: &Environment, kernel: &Kernel, told: &str) -> Result<()> {
+    let shown = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let (image, initrd) = files(session, env, kernel)?;
     let mut command = Command::new("kexec");
     command.args(["--load", "--kexec-syscall-auto"]);
     command.arg(format!("--command-line={told}"));
-    if !kernel.initrd.is_empty() {
-        command.arg(format!("--initrd={}", shown(&initrd)));
+    if let Some(initrd) = &initrd {
+        command.arg(format!("--initrd={}", shown(initrd)));
     }
     let output = command
         .arg(shown(&image))

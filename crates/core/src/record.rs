@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use be_portage::chores::Chore;
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -209,12 +210,21 @@ pub enum Phase {
     Sync,
     /// What would be merged is being computed.
     Preview,
+    /// What is needed is being fetched.
+    Fetch,
     /// Packages are being built and merged.
     Merge,
+    /// What is usual after an upgrade is being done.
+    Chores,
+    /// New versions of configuration files are being merged.
+    Configuration,
     /// The result is being checked.
     Check,
     /// Everything ended well.
     Done,
+    /// One that only a later `be` knows.
+    #[serde(other)]
+    Later,
 }
 
 impl Phase {
@@ -224,9 +234,13 @@ impl Phase {
             Phase::Clone => "clone",
             Phase::Sync => "sync",
             Phase::Preview => "preview",
+            Phase::Fetch => "fetch",
             Phase::Merge => "merge",
+            Phase::Chores => "chores",
+            Phase::Configuration => "configuration",
             Phase::Check => "check",
             Phase::Done => "done",
+            Phase::Later => "later",
         }
     }
 }
@@ -247,6 +261,16 @@ pub struct Upgrade {
     /// Where emerge.log ended when the merge that runs, or was cut off, began; in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_start: Option<u64>,
+    /// Which boot of the machine that was, as the kernel names it: what was not on disk yet is
+    /// still there as long as it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_boot: Option<String>,
+    /// How long emerge.log was when this upgrade began, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_first: Option<u64>,
+    /// Another package manager than Portage is changing the system, or was cut off in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_part: bool,
     /// The result is to boot by default; none in records of a `be` that did not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activate: Option<bool>,
@@ -260,11 +284,68 @@ pub struct Upgrade {
     /// if Portage says that they are installed: a failed pkg_postinst leaves them so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
+    /// The chores that are done.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "known"
+    )]
+    pub chores: Vec<Chore>,
+    /// What nothing needs any more is to be removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub depclean: bool,
+    /// Gates that it need not pass, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_gates: Vec<String>,
+    /// What the gates said when it came to them last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateRecord>,
+    /// What became of configuration files of which a new version waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigFiles>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
+}
+
+/// What a gate said, as a later `be` may have written it: the words may be unknown here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateRecord {
+    /// Which.
+    pub name: String,
+    /// `passed`, `failed`, `skipped`, `unknown` or `off`.
+    pub verdict: String,
+    /// In one line.
+    pub why: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// What became of configuration files of which a new version waited; their paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFiles {
+    /// What the person and the package had changed was put together.
+    pub merged: Vec<String>,
+    /// The new version took the place of one that nobody had changed.
+    pub taken: Vec<String>,
+    /// They are left for a person.
+    pub left: Vec<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl GateRecord {
+    /// What was said now.
+    pub fn new(name: String, verdict: String, why: String) -> Self {
+        Self {
+            name,
+            verdict,
+            why,
+            extra: Map::new(),
+        }
+    }
 }
 
 impl Upgrade {
@@ -276,14 +357,31 @@ impl Upgrade {
             ended: None,
             options: options.to_vec(),
             log_start: None,
+            log_boot: None,
+            log_first: None,
+            in_part: false,
             activate: None,
             trial: None,
             inputs: None,
             failed: Vec::new(),
+            chores: Vec::new(),
+            depclean: false,
+            no_gates: Vec::new(),
+            gates: Vec::new(),
+            config: None,
             error: None,
             extra: Map::new(),
         }
     }
+}
+
+/// Those that this `be` knows: what a later one has done besides is none of its business.
+fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Chore>, D::Error> {
+    let words = Vec::<Value>::deserialize(from)?;
+    let chores = words
+        .into_iter()
+        .filter_map(|w| serde_json::from_value(w).ok());
+    Ok(chores.collect())
 }
 
 /// Why the trial of an environment failed.
@@ -540,6 +638,16 @@ mod tests {
     fn fields_of_a_later_version_are_kept() {
         let record = Record::parse(LATER, "new").unwrap();
         assert_eq!(record.to_text().unwrap(), LATER);
+    }
+
+    #[test]
+    fn words_of_a_later_version_are_read() {
+        let upgrade = r#""upgrade": {"phase": "polish", "started": "2027-01-20T01:02:03+01:00",
+            "chores": ["module-rebuild", "dust"]}, "subvolumes""#;
+        let text = LATER.replacen("\"subvolumes\"", upgrade, 1);
+        let upgrade = Record::parse(&text, "new").unwrap().upgrade.unwrap();
+        assert_eq!(upgrade.phase, Phase::Later);
+        assert_eq!(upgrade.chores, [Chore::ModuleRebuild]);
     }
 
     #[test]

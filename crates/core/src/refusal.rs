@@ -54,6 +54,7 @@ pub enum Refusal {
         what: String,
         why: String,
     },
+    LockedRoot,
     Split {
         path: PathBuf,
     },
@@ -69,6 +70,14 @@ pub enum Refusal {
     NoGrub,
     NotHooked {
         config: String,
+    },
+    NotPending {
+        name: EnvName,
+        path: PathBuf,
+    },
+    Accounts {
+        name: EnvName,
+        path: PathBuf,
     },
     Unknown {
         name: EnvName,
@@ -177,7 +186,36 @@ pub enum Refusal {
     NotConfirmed {
         name: Named,
     },
-    NoPortage,
+    /// The running environment, which a program is not to take for good.
+    Unproven {
+        name: EnvName,
+    },
+    NoManager,
+    /// be.toml names a package manager that `be` does not know.
+    UnknownManager {
+        name: String,
+        known: Vec<String>,
+    },
+    /// A profile of a package manager that cannot be read.
+    BadManager {
+        file: String,
+        why: String,
+    },
+    /// A package manager that cannot go on was cut off in the middle.
+    CutOff {
+        /// The environment.
+        name: EnvName,
+        /// The package manager.
+        manager: String,
+    },
+    /// Something after `--` for a package manager that takes nothing.
+    NoOptions {
+        manager: String,
+    },
+    /// What only Portage is told to do.
+    NoDepclean {
+        manager: String,
+    },
     BadConfig {
         why: String,
     },
@@ -214,10 +252,19 @@ pub enum Refusal {
         name: Named,
         why: String,
     },
+    /// There is nothing for `be moves` to look into.
+    NoRepository {
+        root: PathBuf,
+    },
     /// Another program of this kind has it.
     LeftOut {
         what: String,
         instead: &'static str,
+    },
+    /// It cannot be booted in a virtual machine here.
+    NoTest {
+        name: EnvName,
+        why: String,
     },
     /// GRUB starts from the environment.
     GrubInstalled {
@@ -251,7 +298,10 @@ impl Refusal {
             Refusal::Busy { .. } => exit::BUSY,
             Refusal::NoSpace { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
-            Refusal::BadEmergeOption { .. } | Refusal::LeftOut { .. } => exit::USAGE,
+            Refusal::BadEmergeOption { .. }
+            | Refusal::NoOptions { .. }
+            | Refusal::NoDepclean { .. }
+            | Refusal::LeftOut { .. } => exit::USAGE,
             _ => exit::REFUSED,
         }
     }
@@ -266,6 +316,7 @@ impl Refusal {
             }
             NotInitialised | NotAdopted { .. } => "be init".into(),
             Unsupported { .. } => "see LAYOUTS in be(8)".into(),
+            LockedRoot => "let GRUB open it, with /boot inside: see ENCRYPTION in be(8)".into(),
             Split { path } => format!("be layout set {} cloned", path.display()),
             NoSplit { path, why } => why.hint(path),
             NotAPart { path, split, .. } if *split => {
@@ -276,6 +327,10 @@ impl Refusal {
                        grub-install, then grub-mkconfig -o /boot/grub/grub.cfg"
                 .into(),
             NotHooked { .. } => "be init".into(),
+            NotPending { name, .. } => format!("be config --list {name}"),
+            Accounts { name, .. } => {
+                format!("be config {name}, at a terminal, adds the entries that are new")
+            }
             Unknown {
                 near: Some(near), ..
             } => format!("did you mean {near}? see: be list"),
@@ -347,10 +402,12 @@ impl Refusal {
             MountTarget { .. } => "choose an empty directory, or none to get one".into(),
             MountBusy { dir } => format!("end what uses it: fuser -vm {} shows it", dir.display()),
             NotConfirmed { .. } => "answer y, or give -y".into(),
+            Unproven { .. } => "be confirm, if it works; be status says more".into(),
             Blind => "leave the chroot or container; for a mounted system: be --sysroot DIR".into(),
             MenuDamaged { .. } => "be menu writes it anew".into(),
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
+            NoRepository { .. } => "name the directories of some: be moves REPO-DIR...".into(),
             LeftOut { instead, .. } => (*instead).into(),
             Pinned { name } => format!("be unpin {name}, then destroy it"),
             UnknownSnapshot { name } => format!("be list -s {}", name.env),
@@ -366,7 +423,23 @@ impl Refusal {
             GrubInstalled { name, .. } => {
                 format!("grub-install in another environment first, or keep the name {name}")
             }
-            NoPortage => "be create, then upgrade in it by hand: be shell NAME".into(),
+            NoManager => {
+                "describe one, as be-managers(5) tells; or be create, then upgrade in it by \
+                          hand: be shell NAME"
+                    .into()
+            }
+            UnknownManager { .. } => {
+                "mend [upgrade] in /etc/be/be.toml; be-managers(5) tells how to add one".into()
+            }
+            BadManager { .. } => "mend it; be-managers(5) describes every key".into(),
+            NoDepclean { manager } => {
+                format!("leave it out; or let {manager} do that by hand: be shell NAME")
+            }
+            CutOff { name, .. } => format!("be destroy {name}, then be upgrade"),
+            NoOptions { .. } => {
+                "leave out what comes after --; or run it by hand: be shell NAME".into()
+            }
+            NoTest { name, .. } => format!("boot it on trial instead: be activate --trial {name}"),
         }
     }
 }
@@ -385,6 +458,10 @@ impl fmt::Display for Refusal {
                 write!(f, "the running root ({subvolume}) is not an environment")
             }
             Unsupported { what, why } => write!(f, "{what} is not supported yet: {why}"),
+            LockedRoot => f.write_str(
+                "the root is encrypted and /boot is on another filesystem, the only one that GRUB \
+                 opens: it could not read the kernels of environments, which lie in their roots",
+            ),
             Split { path } => write!(
                 f,
                 "{} has to be cloned with the root: installed packages and the database that \
@@ -408,6 +485,14 @@ impl fmt::Display for Refusal {
                 "no GRUB configuration found in /boot/grub or /boot/grub2"
             ),
             NotHooked { config } => write!(f, "{config} does not read the menu of be"),
+            NotPending { name, path } => {
+                write!(f, "no new version of {} waits in {name}", path.display())
+            }
+            Accounts { path, .. } => write!(
+                f,
+                "the new {} knows none of the accounts of this machine and is not taken",
+                path.display()
+            ),
             Unknown { name, .. } => write!(f, "there is no environment {name}"),
             Exists { name } => write!(f, "the environment {name} exists already"),
             Damaged { name, why } => write!(f, "the record of {name} cannot be read: {why}"),
@@ -478,6 +563,15 @@ impl fmt::Display for Refusal {
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
+            Unproven { name } => write!(
+                f,
+                "{name} is running and was not confirmed yet: nothing is cloned from it unattended"
+            ),
+            NoRepository { root } => write!(
+                f,
+                "{} has no ebuild repository: its repos.conf names none that is there",
+                root.display()
+            ),
             LeftOut { what, .. } => write!(f, "{what} is not known here"),
             Pinned { name } => write!(f, "{name} is pinned"),
             UnknownSnapshot { name } => write!(f, "there is no snapshot {name}"),
@@ -496,7 +590,24 @@ impl fmt::Display for Refusal {
                     "GRUB was installed from {name} and finds itself by that name (/{path})"
                 )
             }
-            NoPortage => write!(f, "there is no Portage in the running system"),
+            NoManager => write!(f, "there is no package manager that be knows in the system"),
+            UnknownManager { name, known } => write!(
+                f,
+                "/etc/be/be.toml names the package manager {name}; be knows {}",
+                known.join(", ")
+            ),
+            BadManager { file, why } => write!(f, "{file} is wrong: {why}"),
+            NoDepclean { manager } => {
+                write!(f, "--depclean is for Portage, and not for {manager}")
+            }
+            CutOff { name, manager } => write!(
+                f,
+                "{manager} was cut off while it changed {name}, and does not finish what it began"
+            ),
+            NoOptions { manager } => write!(f, "{manager} takes no options of be upgrade"),
+            NoTest { name, why } => {
+                write!(f, "{name} cannot be booted in a virtual machine: {why}")
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::files;
 use crate::layout::{self, Layout};
+use crate::manager::Places;
 use crate::menu;
 use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
 use crate::name::{EnvName, Named};
@@ -189,10 +190,46 @@ impl Session {
 
     /// As [`Session::whole`], of an environment in the store, by its record alone.
     pub(crate) fn whole_of(&self, record: &Record) -> Result<Whole> {
+        self.whole_at(Self::places_of(record))
+    }
+
+    fn whole_at(&self, places: Places) -> Result<Whole> {
+        Whole::open(&self.store, &places.root, places.volumes)
+    }
+
+    /// Where an environment in the store is.
+    pub(crate) fn places_of(record: &Record) -> Places {
         let home = Paths::environment(&record.name);
         let others = record.subvolumes.iter().filter(|m| m.mount != "/");
-        let volumes = others.map(|m| (m.mount.clone().into(), home.join(m.place())));
-        Whole::open(&self.store, &home.join("root"), volumes.collect())
+        Places {
+            root: home.join("root"),
+            volumes: others
+                .map(|m| (m.mount.clone().into(), home.join(m.place())))
+                .collect(),
+        }
+    }
+
+    /// Where its base is.
+    pub(crate) fn places_of_base(record: &Record) -> Places {
+        let base = Paths::environment(&record.name).join("base");
+        let members = record.subvolumes.iter();
+        let others = members.filter(|m| m.mount != "/" && m.base.is_some());
+        Places {
+            root: base.join("root"),
+            volumes: others
+                .map(|m| (m.mount.clone().into(), base.join(m.place())))
+                .collect(),
+        }
+    }
+
+    /// Where an environment sees an absolute path: in itself, or in a mount that all share.
+    pub(crate) fn seen_by(&self, record: &Record, path: &Path) -> Result<Whole> {
+        let inv = self.observe()?;
+        let shared = layout::shared(&inv.system);
+        match shared.iter().any(|target| path.starts_with(target)) {
+            true => Ok(self.root.try_clone()?.into()),
+            false => self.whole_of(record),
+        }
     }
 
     /// As [`Session::whole`], the system as it was when the environment was cloned.
@@ -200,14 +237,7 @@ impl Session {
     /// # Errors
     /// When the base is gone.
     pub fn whole_base(&self, record: &Record) -> Result<Whole> {
-        let base = Paths::environment(&record.name).join("base");
-        let volumes = record
-            .subvolumes
-            .iter()
-            .filter(|m| m.mount != "/" && m.base.is_some())
-            .map(|m| (m.mount.clone().into(), base.join(m.place())))
-            .collect();
-        Whole::open(&self.store, &base.join("root"), volumes)
+        self.whole_at(Self::places_of_base(record))
     }
 
     /// The rule for what is to be cloned and booted: what keeps the origin (the running

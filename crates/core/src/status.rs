@@ -20,6 +20,7 @@ use crate::name::EnvName;
 use crate::record::{Phase, State};
 use crate::session::Session;
 use crate::stale::{LeftBehind, left_behind_at_last_commit};
+use crate::upgrade::Merging;
 
 /// Where this machine is.
 #[derive(Debug, Clone)]
@@ -128,6 +129,8 @@ pub struct Pending {
     pub kind: &'static str,
     /// The phase of its upgrade.
     pub phase: Option<Phase>,
+    /// How far it is, where packages are merged right now.
+    pub merging: Option<Merging>,
     /// Since when.
     pub since: Option<DateTime<FixedOffset>>,
     /// What it is, in one sentence.
@@ -171,7 +174,7 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
         next: next(inv, seen.next_entry),
         fallback: fallback(inv, health::boot(inv)),
         no_trial: block::place(session, inv).err(),
-        pending: pending(inv),
+        pending: now_merging(session, inv, pending(inv)),
         left_behind,
         debts,
         space: Space {
@@ -255,6 +258,23 @@ fn fallback(inv: &Inventory, boot: Option<Boot>) -> Option<(String, Option<Strin
     Some((failed.name, why.map(|f| f.why.clone())))
 }
 
+/// The same, and how far the merge is that runs.
+fn now_merging(session: &Session, inv: &Inventory, mut all: Vec<Pending>) -> Vec<Pending> {
+    for env in inv.environments.iter().filter(|env| env.busy) {
+        let phase = env.record.upgrade.as_ref().map(|u| u.phase);
+        if matches!(phase, Some(Phase::Merge | Phase::Chores)) {
+            let merging = session.store.told(env.name());
+            let own = all
+                .iter_mut()
+                .find(|p| p.environment == env.name().as_str());
+            if let Some(pending) = own {
+                pending.merging = merging;
+            }
+        }
+    }
+    all
+}
+
 /// What is unfinished, by environment.
 pub fn pending(inv: &Inventory) -> Vec<Pending> {
     let mut all: Vec<Pending> = inv
@@ -283,6 +303,7 @@ fn item(name: &str, kind: &'static str, text: String) -> Pending {
         environment: name.to_owned(),
         kind,
         phase: None,
+        merging: None,
         since: None,
         text,
         remedy: None,
@@ -299,10 +320,14 @@ fn of_upgrade(env: &Environment) -> Option<Pending> {
     let found = match env.state() {
         State::Building => Pending {
             since: Some(started),
+            remedy: env.paused.then(|| "be resume".into()),
             ..item(
                 name.as_str(),
-                "upgrading",
-                format!("an upgrade is running ({word})"),
+                if env.paused { "paused" } else { "upgrading" },
+                match env.paused {
+                    true => format!("an upgrade pauses ({word})"),
+                    false => format!("an upgrade is running ({word})"),
+                },
             )
         },
         State::Failed => {

@@ -5,6 +5,7 @@
 //! @be/.work/new/NAME    being made      @be/.work/gone/NAME    being removed
 //! @be/.work/split/@PATH   a directory on its way into a subvolume of its own
 //! @be/.work/…/NAME@SNAP a snapshot of it
+//! @be/.work/held/PID      snapshots while a virtual machine reads what they are of
 //! @be/NAME -> OTHER     a second name, while OTHER is being renamed
 //! @be/.grub/menu.cfg    what GRUB reads
 //! @be/lock              flock; opened, never replaced
@@ -13,9 +14,12 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use be_btrfs::{Root, TopLevel};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{Mode, OFlags};
 
@@ -24,6 +28,7 @@ use crate::name::EnvName;
 use crate::parallel;
 use crate::record::Record;
 use crate::refusal::Refusal;
+use crate::upgrade::Merging;
 
 /// Bytes of data that are kept for a full disk.
 const RESERVED_DATA: u64 = 1 << 20;
@@ -34,6 +39,12 @@ const RESERVED_METADATA: usize = 8 << 20;
 
 /// Bytes of an attribute that fit in a leaf of 16 KiB, the default, beside its name.
 const LEAF: usize = 15 << 10;
+
+/// The attribute of the directory of an environment that says that its upgrade is to pause.
+const PAUSED: &str = "trusted.be.paused";
+
+/// The attribute of an environment's directory that tells how far its merge is, in JSON.
+const MERGING: &str = "trusted.be.merging";
 
 /// The longest record that is read, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
@@ -49,6 +60,10 @@ impl Paths {
     pub const GONE: &str = "@be/.work/gone";
     /// Directories that are being turned into subvolumes.
     pub const SPLIT: &str = "@be/.work/split";
+    /// Snapshots that keep what a virtual machine reads.
+    pub const HELD: &str = "@be/.work/held";
+    /// What upgrades have built, for the next ones.
+    pub const BUILT: &str = "@be/.built";
     /// The directory of the menu.
     pub const GRUB: &str = "@be/.grub";
     /// The menu.
@@ -113,23 +128,34 @@ impl Store {
         }
     }
 
-    /// Take the lock of the store.
+    /// Take the lock of the store. Who has it has it for a moment; so wait for that long.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] if another process has it.
+    /// [`Refusal::Busy`] if another process keeps it.
     pub fn lock(&self) -> Result<Lock> {
+        self.lock_within(Duration::from_secs(2))
+    }
+
+    /// As [`Store::lock`], with as much patience as the work is worth.
+    pub fn lock_within(&self, patience: Duration) -> Result<Lock> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(self.top.fd(), Paths::LOCK, flags, mode)
+        let fd = rustix::fs::openat(self.top.fd(), Paths::LOCK, flags, mode)
             .context("cannot open the lock of the store")?;
-        let busy = || Refusal::Busy {
-            what: "another be is at work".into(),
-        };
-        Ok(Lock(flock(
-            file.into(),
-            FlockArg::LockExclusiveNonblock,
-            busy,
-        )?))
+        let mut file = File::from(fd);
+        let start = Instant::now();
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Lock(lock)),
+                Err((back, Errno::EWOULDBLOCK)) if start.elapsed() < patience => file = back,
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    let what = "another be is at work".into();
+                    return Err(Refusal::Busy { what }.into());
+                }
+                Err((_, e)) => return Err(e).context("cannot lock the store"),
+            }
+            sleep(Duration::from_millis(10));
+        }
     }
 
     /// Claim an environment for long work in it.
@@ -146,7 +172,7 @@ impl Store {
                 return Ok(Claim(lock));
             }
             // `be list` asks with a lock of its own, for a moment.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
         Err(busy().into())
     }
@@ -156,12 +182,48 @@ impl Store {
     /// # Errors
     /// [`Refusal::Busy`] if another upgrade runs.
     pub fn claim_upgrade(&self) -> Result<Claim> {
-        let busy = || Refusal::Busy {
-            what: "another upgrade is running".into(),
-        };
         // .work is never replaced, so that all lock the same inode.
         let file = self.open_dir(Path::new("@be/.work"))?;
-        Ok(Claim(flock(file, FlockArg::LockExclusiveNonblock, busy)?))
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Claim(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let what = "another upgrade is running".into();
+                Err(Refusal::Busy { what }.into())
+            }
+            Err((_, e)) => Err(e).context("cannot lock"),
+        }
+    }
+
+    /// Whether somebody wants the upgrade in an environment to pause. What cannot be read
+    /// pauses nothing.
+    pub fn is_paused(&self, name: &EnvName) -> bool {
+        let home = self.dir.sub(Paths::environment(name));
+        let wish = home.and_then(|home| home.attribute(PAUSED));
+        wish.is_ok_and(|wish| wish.is_some_and(|wish| wish == b"1"))
+    }
+
+    /// Want the upgrade in an environment to pause, or to go on.
+    ///
+    /// # Errors
+    /// When the wish cannot be written.
+    pub fn set_paused(&self, name: &EnvName, paused: bool) -> Result<()> {
+        let home = self.dir.sub(Paths::environment(name))?;
+        Ok(home.set_attribute(PAUSED, if paused { b"1" } else { b"0" })?)
+    }
+
+    /// Tell others how far the merge in an environment is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn tell(&self, name: &EnvName, merging: &Merging) -> Result<()> {
+        let home = self.dir.sub(Paths::environment(name))?;
+        Ok(home.set_attribute(MERGING, &serde_json::to_vec(merging)?)?)
+    }
+
+    /// How far the merge was when its upgrade last told; it may not run any more.
+    pub fn told(&self, name: &EnvName) -> Option<Merging> {
+        let home = self.dir.sub(Paths::environment(name)).ok()?;
+        serde_json::from_slice(&home.attribute(MERGING).ok()??).ok()
     }
 
     /// Whether a process works in the environment.
@@ -309,13 +371,5 @@ impl Store {
         let name = path.file_name().context("a subvolume has no name")?;
         let parent = path.parent().unwrap_or(Path::new(""));
         Ok((self.root_of(parent)?, name))
-    }
-}
-
-fn flock(file: File, how: FlockArg, busy: impl Fn() -> Refusal) -> Result<Flock<File>> {
-    match Flock::lock(file, how) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(busy().into()),
-        Err((_, e)) => Err(e).context("cannot lock"),
     }
 }

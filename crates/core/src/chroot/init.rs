@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::wait::{Interrupted, wait};
-use super::{Job, again, exit_code, mounts};
+use super::{Job, again, exit_code, group, mounts};
 
 /// `be __supervise JOB`: make the namespaces, start PID 1, wait for it.
 ///
@@ -27,6 +27,9 @@ use super::{Job, again, exit_code, mounts};
 pub fn supervise(argument: &OsStr) -> Result<i32> {
     let job = read(argument)?;
     die_with_parent(job.parent)?;
+    if let Some(dir) = &job.group {
+        group::join(dir);
+    }
     let interrupted = Interrupted::watch()?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
         .context("cannot make a mount and PID namespace")?;

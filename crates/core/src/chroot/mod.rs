@@ -14,6 +14,8 @@
 //! with `/` to learn that they are in a chroot. `be` starts itself again for each role
 //! because the standard library can then do all of it without unsafe code.
 
+mod cover;
+mod group;
 mod init;
 mod mounts;
 mod wait;
@@ -28,8 +30,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Boot;
 
+pub use cover::uncover;
+pub use group::{Group, stop};
 pub use init::{enter, init, supervise};
-pub use wait::{Interrupted, take_terminal_back, wait};
+pub use wait::{Interrupted, take_terminal_back, wait, wait_within};
 
 /// Something that is mounted in the environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +42,15 @@ pub struct Bind {
     pub source: PathBuf,
     /// Where it goes in the environment.
     pub target: PathBuf,
+}
+
+/// A program that a job finds in the place of what is there, or where nothing is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cover {
+    /// Its path.
+    pub path: PathBuf,
+    /// What is in it.
+    pub text: String,
 }
 
 /// A program to be run in an environment.
@@ -54,12 +67,25 @@ pub struct Job {
     pub boot: Option<Boot>,
     /// What it shares with the running system.
     pub binds: Vec<Bind>,
+    /// A subvolume for what is built, by its path from the top level, and its place below /run.
+    #[serde(default)]
+    pub built: Option<Bind>,
+    /// Programs that only this job sees. Where nothing is, an empty file without any permission
+    /// is made for each to be mounted at; see [`uncover`].
+    #[serde(default)]
+    pub covers: Vec<Cover>,
+    /// Nothing of the environment can be written to.
+    #[serde(default)]
+    pub read_only: bool,
     /// Text for the resolver, where the environment's own resolv.conf is a link into /run.
     pub resolv_conf: Option<String>,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole process environment.
     pub env: Vec<(String, String)>,
+    /// The control group that it runs in.
+    #[serde(default)]
+    pub group: Option<PathBuf>,
     /// Set by `start`: the process that everything dies with.
     #[serde(default)]
     parent: u32,
@@ -74,9 +100,13 @@ impl Job {
             volumes: Vec::new(),
             boot: None,
             binds: Vec::new(),
+            built: None,
+            covers: Vec::new(),
+            read_only: false,
             resolv_conf: None,
             argv,
             env: base_environment(),
+            group: None,
             parent: 0,
         }
     }
@@ -120,7 +150,7 @@ pub enum Output {
     Log(std::fs::File),
 }
 
-fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {
+pub(crate) fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(verb).arg(argument);
     Ok(command)

@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use be_btrfs::{Root, TopLevel};
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount,
+    open_tree, unmount,
 };
 
-use super::Job;
+use super::{Job, cover};
 use crate::bootfs;
 
 /// Where the tmpfs is attached until it becomes the root. It exists on every system, and
@@ -57,7 +58,11 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
         .iter()
         .map(|bind| Ok((host_mount(&bind.source)?, relative(&bind.target))))
         .collect::<Result<Vec<_>>>()?;
+    let built = job.built.as_ref();
+    let built = built.map(|b| Ok::<_, anyhow::Error>((top.clone_mount(&b.source)?, &b.target)));
+    let built = built.transpose()?;
     tmpfs(Path::new(STAGE), 0o755, Some(16 << 20))?;
+    let covers = cover::make(&job.covers, Path::new(STAGE))?;
     let stage = Stage;
     let env = stage.environment();
     fs::create_dir(&env).context("cannot make the mount point of the environment")?;
@@ -65,6 +70,12 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     let env = Root::open(&env)?;
     for (tree, to) in &volumes {
         attach(tree, &target(&env, to)?)?;
+    }
+    if job.read_only {
+        let mounts = volumes.iter().map(|(_, to)| *to);
+        for at in mounts.chain([Path::new("")]) {
+            read_only(&target(&env, at)?)?;
+        }
     }
     if let Some(tree) = &boot {
         attach(tree, &target(&env, "boot")?)?;
@@ -95,6 +106,14 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     // The tmpfs covers what `target` opened: look again.
     let run = target(&env, "run")?;
     fs::create_dir(run.path().join("lock")).context("cannot make /run/lock")?;
+    if let Some((tree, to)) = &built {
+        attach(tree, &target(&env, relative(to))?)?;
+    }
+    for (made, path) in &covers {
+        let place = relative(path);
+        cover::place(&env, place)?;
+        attach(&host_mount(made)?, &target(&env, place)?)?;
+    }
     resolver(&env, job.resolv_conf.as_deref())?;
     Ok(stage)
 }
@@ -168,6 +187,11 @@ fn attach(tree: &OwnedFd, place: &Target) -> Result<()> {
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )
     .context("cannot attach a mount in the environment")
+}
+
+fn read_only(place: &Target) -> Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    mount_remount(place.path(), flags, "").context("cannot make a mount read-only")
 }
 
 fn attach_at(tree: &OwnedFd, dir: BorrowedFd<'_>, place: &Path) -> Result<()> {

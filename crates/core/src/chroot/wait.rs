@@ -101,6 +101,29 @@ pub fn wait(
     }
 }
 
+/// As [`wait`], but for no longer than `limit`: then it is killed, with all that it started,
+/// and there is no status.
+///
+/// # Errors
+/// When waiting itself fails.
+pub fn wait_within(
+    child: &mut Child,
+    interrupted: &Interrupted,
+    limit: Duration,
+) -> Result<Option<ExitStatus>> {
+    let supervisor = i32::try_from(child.id()).ok().map(Pid::from_raw);
+    let start = Instant::now();
+    let mut late = false;
+    let status = wait(child, interrupted, || {
+        if start.elapsed() > limit && !late {
+            late = true;
+            // Its death ends the PID namespace; nobody but `wait` reaps it.
+            let _gone = supervisor.map(|pid| kill(pid, Signal::SIGKILL));
+        }
+    })?;
+    Ok((!late).then_some(status))
+}
+
 fn pass_on(child: &Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
         // It may have ended in this moment, which the next try_wait shows.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 pub use be_btrfs::FileType;
 use be_btrfs::Root;
-use be_portage::diff::{PackageDiff, diff as package_diff};
+use be_portage::diff::{PackageDiff, diff_by};
 use be_portage::vdb;
 
 pub use self::entry::Aspect;
@@ -25,6 +25,7 @@ pub use self::walk::{Change, FileChange};
 use crate::bootfs::BootDir;
 use crate::fstab::{self, Entry, Fstab};
 use crate::layout;
+use crate::manager::{Manager, Places, Source};
 use crate::model::{Environment, Inventory, STORE, volumes};
 use crate::name::{Named, SnapName};
 use crate::observe::MAX_TEXT;
@@ -51,6 +52,8 @@ pub struct Side {
     pub volumes: Vec<(PathBuf, Root)>,
     /// All of it as one tree.
     pub whole: Whole,
+    /// Where its packages are found.
+    pub packages: Source,
     /// Its /boot, if that is not in the root.
     pub boot: Option<BootDir>,
 }
@@ -66,7 +69,7 @@ impl Side {
         })?;
         let label = env.name().to_string();
         let boot = session.boot_of(env)?;
-        Self::open(&session.store, label, &subvolume.path, env.volumes(), boot)
+        Self::open(session, label, &subvolume.path, env.volumes(), boot)
     }
 
     /// A snapshot of an environment.
@@ -81,25 +84,32 @@ impl Side {
         let mounts = taken.subvolumes.iter().map(|m| m.mount.as_str());
         let volumes = volumes(mounts.zip(&found.subvolumes));
         let boot = session.boot_of(env)?;
-        Self::open(&session.store, label, &root.path, volumes, boot)
+        Self::open(session, label, &root.path, volumes, boot)
     }
 
     fn open(
-        store: &Store,
+        session: &Session,
         label: String,
         root: &Path,
         volumes: Vec<(PathBuf, PathBuf)>,
         boot: Option<BootDir>,
     ) -> Result<Self> {
+        let store = &session.store;
+        let whole = Whole::open(store, root, volumes.clone())?;
+        let places = Places {
+            root: root.to_owned(),
+            volumes: volumes.clone(),
+        };
         Ok(Self {
             label,
             boot,
+            packages: session.source(&whole, places)?,
             root: store.root_of(root)?,
             volumes: volumes
                 .iter()
                 .map(|(mount, path)| Ok((mount.clone(), store.root_of(path)?)))
                 .collect::<Result<_>>()?,
-            whole: Whole::open(store, root, volumes)?,
+            whole,
         })
     }
 }
@@ -188,8 +198,7 @@ pub fn compare(a: &Side, b: &Side, family: Option<&Family>, depth: Depth) -> Res
     // Of the root alone: what lies in another subvolume parted at another time.
     let time = parted.map(|parted| parted.time).filter(|_| together);
     let (packages, rest) = std::thread::scope(|scope| {
-        let packages =
-            scope.spawn(|| vdb::load_changed(&fd_path(&a.whole), &fd_path(&b.whole), time));
+        let packages = scope.spawn(|| packages(a, b, time));
         let rest = KernelDiff::read(a, b, time)
             .and_then(|kernels| Ok((kernels, configuration(a, b, time)?)));
         (packages.join(), rest)
@@ -206,7 +215,11 @@ pub fn compare(a: &Side, b: &Side, family: Option<&Family>, depth: Depth) -> Res
     Ok(Diff {
         from: a.label.clone(),
         to: b.label.clone(),
-        packages: package_diff(&packages.before, &packages.after),
+        packages: diff_by(
+            &packages.before,
+            &packages.after,
+            b.packages.manager.order(),
+        ),
         kernels,
         configuration,
         files,
@@ -217,16 +230,25 @@ pub fn compare(a: &Side, b: &Side, family: Option<&Family>, depth: Depth) -> Res
     })
 }
 
+/// The packages of both; of those of Portage only what may differ.
+fn packages(a: &Side, b: &Side, time: Option<i64>) -> Result<vdb::Changed> {
+    let both = [a, b].map(|side| &side.packages.manager);
+    if both == [&Manager::Portage; 2] {
+        return vdb::load_changed(&fd_path(&a.whole), &fd_path(&b.whole), time);
+    }
+    Ok(vdb::Changed {
+        before: a.packages.load(&a.whole)?,
+        after: b.packages.load(&b.whole)?,
+        same: 0,
+    })
+}
+
 fn notes<'a>(side: &'a Side, packages: &'a vdb::Installed) -> impl Iterator<Item = String> + 'a {
     let invalid = packages.invalid.iter();
     let invalid = invalid.map(|why| format!("{}: a package cannot be read: {why}", side.label));
     let cut = packages.interrupted.iter();
-    invalid.chain(cut.map(|package| {
-        format!(
-            "{}: the merge of {package} was cut off; merging it again repairs that",
-            side.label
-        )
-    }))
+    let manager = &side.packages.manager;
+    invalid.chain(cut.map(|package| format!("{}: {}", side.label, manager.in_part(package))))
 }
 
 fn configuration(a: &Side, b: &Side, parted: Option<i64>) -> Result<Vec<FileChange>> {

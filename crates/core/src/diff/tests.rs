@@ -28,6 +28,7 @@ fn pair(make: impl Fn(&Path), change: impl FnOnce(&Path)) -> Pair {
         root: Root::open(path).unwrap(),
         volumes: Vec::new(),
         whole: Root::open(path).unwrap().into(),
+        packages: Source::default(),
         boot: None,
     };
     Pair {

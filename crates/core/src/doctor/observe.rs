@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::grub::{self, GrubFiles};
+use crate::crypt::{self, Encryption};
 use crate::files;
 use crate::fstab::Fstab;
 use crate::hook::{self, Script};
@@ -48,6 +49,8 @@ pub struct Observation {
     pub swapfiles: Vec<Swapfile>,
     /// Programs of the host that are missing.
     pub missing_tools: Vec<&'static str>,
+    /// Why `be upgrade` finds no package manager in the system.
+    pub no_manager: Option<String>,
     /// Bytes of metadata that can be written.
     pub metadata_free: u64,
     /// Bytes that an upgrade wants to be free.
@@ -58,6 +61,8 @@ pub struct Observation {
     pub next_entry: Option<String>,
     /// The arguments of the running kernel, if it is that of this system.
     pub kernel_arguments: Option<Vec<String>>,
+    /// What is known of the root's encryption, if GRUB has to open it.
+    pub encryption: Option<Encryption>,
     /// The text of grub.cfg.
     pub grub_cfg: Option<String>,
     /// Our script in the running system and in the environments.
@@ -150,11 +155,16 @@ pub fn observe(
         ids: tree.iter().map(|n| n.id).collect(),
         swapfiles: swapfiles(inv),
         missing_tools: missing_tools(path),
+        no_manager: session
+            .upgrader_of(&session.root)
+            .err()
+            .map(|e| e.to_string()),
         metadata_free: space.metadata_available(),
         wanted_free: session.config.upgrade.min_free_mib << 20,
         size: space.devices.iter().map(|d| d.total).sum(),
         next_entry: next_entry(session, inv),
         kernel_arguments: kernel_arguments(inv),
+        encryption: crypt::look(session, inv),
         grub_cfg: inv
             .menu
             .config
@@ -166,7 +176,7 @@ pub fn observe(
         }],
         files: vec![FilesFact {
             of: None,
-            files: files::look(&session.root, false),
+            files: files::look(&session.root, files::Asked::default()),
         }],
         ..Observation::default()
     };
@@ -208,7 +218,8 @@ fn look_at_store(session: &Session, inv: &Inventory, seen: &mut Observation) -> 
     }
     for (name, kind) in dir.list(STORE)? {
         let path = Path::new(STORE).join(&name);
-        let own = [".work", ".grub", "lock"].iter().any(|n| name == *n);
+        let own = [".work", ".grub", ".built", ".bad.json", "lock"];
+        let own = own.iter().any(|n| name == *n);
         let environment = name.to_str().is_some_and(|n| EnvName::parse(n).is_ok());
         if environment && kind.is_dir() {
             let name = name.to_string_lossy().into_owned();
@@ -228,7 +239,7 @@ fn look_at_store(session: &Session, inv: &Inventory, seen: &mut Observation) -> 
             let recordless = seen.recordless.contains(name);
             (!recordless).then(|| Path::new(STORE).join(name))
         }))
-        .chain([Paths::NEW, Paths::GONE, Paths::SPLIT].map(PathBuf::from))
+        .chain([Paths::NEW, Paths::GONE, Paths::SPLIT, Paths::BUILT].map(PathBuf::from))
         .collect();
     let orphan = |path: &&PathBuf| {
         path.starts_with(STORE) && !homes.iter().any(|home| path.starts_with(home))
@@ -256,7 +267,7 @@ fn look_into(session: &Session, inv: &Inventory, env: &Environment, seen: &mut O
     if !env.running {
         seen.files.push(FilesFact {
             of: Some((env.name().clone(), subvolume.path.clone())),
-            files: files::look(&root, false),
+            files: files::look(&root, files::Asked::default()),
         });
     }
     if !env.running && root.is_dir("etc/grub.d").unwrap_or(false) {

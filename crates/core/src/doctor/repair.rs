@@ -74,7 +74,7 @@ pub fn repair(session: &Session, repair: &Repair, lock: &Lock) -> Result<Vec<Str
 }
 
 fn install_files(root: &Root) -> Result<Vec<String>> {
-    let facts = files::look(root, false);
+    let facts = files::look(root, files::Asked::default());
     let install = |file: files::File| {
         files::install(root, &file).with_context(|| format!("could not {file}"))?;
         Ok(file.to_string())

@@ -28,9 +28,10 @@ use crate::plan::{self, Plan, Proofs, Renaming, Step};
 use crate::record::{Record, State};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
-use crate::upgrade::inputs;
+use crate::upgrade::{self, inputs};
 
 pub use remove::sweep;
+pub(crate) use remove::{SOURCES, delete};
 
 /// What came of a plan.
 #[derive(Debug, Default)]
@@ -322,12 +323,14 @@ pub fn note_failed(
     Ok((session.observe()?, failed))
 }
 
-/// What an environment was made from has come up: it may be built again.
+/// An environment has come up: what it was made from may be built again, and what it was
+/// built of is not needed any more.
 ///
 /// # Errors
 /// When what is remembered cannot be written.
 pub fn came_up(session: &Session, record: &Record) -> Result<()> {
-    inputs::forget(session, record)
+    inputs::forget(session, record)?;
+    upgrade::clear(session)
 }
 
 /// An environment that `be` is used in has come up: mark it as known to work. Gives its
@@ -355,5 +358,6 @@ pub fn confirm_running(
     env.record.state = State::Confirmed;
     let dir = Paths::environment(&env.record.name);
     session.store.write_record(&dir, &env.record)?;
+    upgrade::clear(session)?;
     Ok(Some(env.record.name.clone()))
 }

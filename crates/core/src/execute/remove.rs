@@ -14,10 +14,11 @@ use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
+use crate::vm::hold;
 
 /// The extended attribute on the directory of an unfinished clone that holds the UUIDs of
 /// what is cloned, with commas between. It is on the disk as soon as a snapshot is.
-pub(super) const SOURCES: &str = "trusted.be.sources";
+pub(crate) const SOURCES: &str = "trusted.be.sources";
 
 pub(super) fn remove(session: &Session, number: &str, removal: &Removal) -> Result<()> {
     let dir = &session.store.dir;
@@ -62,7 +63,7 @@ pub(super) fn in_use(number: &str, at: &Path) -> Result<Option<String>> {
 }
 
 /// Delete these subvolumes, then the directory if nothing else is in it. The caller syncs.
-pub(super) fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
+pub(crate) fn delete(session: &Session, at: &Path, subvolumes: &[(PathBuf, Uuid)]) -> Result<()> {
     delete_subvolumes(session, at, subvolumes)?;
     let dir = &session.store.dir;
     dir.remove_tree(at)
@@ -132,6 +133,7 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
         });
     }
     notes.extend(split::sweep(session)?);
+    notes.extend(hold::sweep(session));
     notes.extend(settle(session)?);
     Ok(notes)
 }

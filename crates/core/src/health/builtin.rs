@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::fstab::Fstab;
+use super::Place;
+use crate::fstab::{Entry, Fstab};
 
 /// Between two looks.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -120,12 +121,35 @@ pub(super) fn root(cmdline: &str, root: &str) -> Result<(), String> {
     }
 }
 
-/// What fstab wants mounted at boot, and is not.
-pub(super) fn not_mounted(fstab: &Fstab, mounts: &[&Path]) -> Vec<String> {
+/// Filesystems of other machines, without the `fuse.` before some.
+const REMOTE: [&str; 10] = [
+    "afs",
+    "ceph",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "glusterfs",
+    "9p",
+    "sshfs",
+    "davfs",
+    "lustre",
+];
+
+/// Whether it cannot be mounted without a network.
+fn is_remote(entry: &Entry) -> bool {
+    let fstype = entry.fstype.strip_prefix("fuse.").unwrap_or(&entry.fstype);
+    fstype.starts_with("nfs")
+        || REMOTE.contains(&fstype)
+        || entry.options.iter().any(|o| o == "_netdev")
+}
+
+/// What fstab wants mounted at boot, and is not; in a guest only what needs no network.
+pub(super) fn not_mounted(fstab: &Fstab, mounts: &[&Path], place: Place) -> Vec<String> {
     let optional = ["noauto", "nofail", "x-systemd.automount", "bg"];
     let wanted = fstab.entries().filter(|entry| {
         entry.target.is_absolute()
             && entry.fstype != "swap"
+            && (place == Place::Machine || !is_remote(entry))
             && !entry.options.iter().any(|o| optional.contains(&&**o))
     });
     wanted
@@ -167,7 +191,18 @@ mod tests {
              UUID=e /srv xfs x-systemd.automount 0 0\n",
         );
         let root = Path::new("/");
-        assert_eq!(not_mounted(&fstab, &[root]), ["/home"]);
-        assert_eq!(not_mounted(&fstab, &[root, Path::new("/home")]), [""; 0]);
+        let missing = |mounts: &[&Path]| not_mounted(&fstab, mounts, Place::Machine);
+        assert_eq!(missing(&[root]), ["/home"]);
+        assert_eq!(missing(&[root, Path::new("/home")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_guest_misses_nothing_of_other_machines() {
+        let fstab = Fstab::parse(
+            "nas:/a /a nfs4 defaults 0 0\n//nas/b /b cifs ro 0 0\nme@nas: /c fuse.sshfs ro 0 0\n\
+             UUID=d /d ext4 _netdev 0 0\nshare /e 9p trans=tcp 0 0\nUUID=f /f ext4 ro 0 0\n",
+        );
+        assert_eq!(not_mounted(&fstab, &[], Place::Guest), ["/f"]);
+        assert_eq!(not_mounted(&fstab, &[], Place::Machine).len(), 6);
     }
 }

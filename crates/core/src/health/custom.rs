@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::{Findings, path};
+use super::{Findings, Place, path};
 use crate::log;
 use crate::name::EnvName;
 use crate::session::Session;
@@ -30,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) fn run(
     session: &Session,
     name: &EnvName,
+    place: Place,
     limit: Duration,
     found: &mut Findings,
 ) -> Result<()> {
@@ -41,7 +42,8 @@ pub(super) fn run(
             );
             let mut out = log::append_to(&session.store, &path(name))?;
             writeln!(out, "--- {what}").context("cannot write the log of the health checks")?;
-            let command = Command::new(&program);
+            let mut command = Command::new(&program);
+            tell(&mut command, place);
             match one(command, name, out, limit) {
                 Ok(()) => found.well.push(what),
                 Err(why) if decides => found.failures.push(format!("{what} {why}")),
@@ -50,6 +52,14 @@ pub(super) fn run(
         }
     }
     Ok(())
+}
+
+/// What a check may ask for: a guest has no network, and other hardware.
+fn tell(command: &mut Command, place: Place) {
+    match place {
+        Place::Guest => command.env("BE_TEST", "1"),
+        Place::Machine => command.env_remove("BE_TEST"),
+    };
 }
 
 /// The executable files in a directory, by name.
@@ -139,6 +149,17 @@ mod tests {
         let (found, output) = sh("echo why >&2; exit 3", MINUTE);
         assert!(found.unwrap_err().contains('3'));
         assert_eq!(output, "why\n");
+    }
+
+    #[test]
+    fn a_check_in_a_guest_is_told() {
+        for (place, said) in [(Place::Guest, "1\n"), (Place::Machine, "\n")] {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "echo $BE_TEST"]);
+            tell(&mut command, place);
+            let output = command.output().unwrap().stdout;
+            assert_eq!(String::from_utf8(output).unwrap(), said);
+        }
     }
 
     #[test]

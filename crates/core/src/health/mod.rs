@@ -29,6 +29,15 @@ const FAILED: &str = "failed: ";
 /// What is read of the log of the checks, in bytes from its end.
 const END: u64 = 64 << 10;
 
+/// What the system that is checked runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its own machine.
+    Machine,
+    /// The virtual machine of `be test`, which has no network.
+    Guest,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -62,7 +71,7 @@ pub fn boot(inv: &Inventory) -> Option<Boot> {
 ///
 /// # Errors
 /// When the log of the checks cannot be written.
-pub fn check(session: &Session, inv: &Inventory, name: &EnvName) -> Result<Findings> {
+pub fn check(session: &Session, inv: &Inventory, name: &EnvName, place: Place) -> Result<Findings> {
     let limits = &session.config.health;
     let mut found = Findings::default();
     let patience = Duration::from_secs(limits.boot_seconds);
@@ -74,14 +83,14 @@ pub fn check(session: &Session, inv: &Inventory, name: &EnvName) -> Result<Findi
     let root = builtin::root(&reboot::cmdline(&subvolume), &subvolume);
     found.add("the root is the one that GRUB named", root);
     let mounts: Vec<_> = inv.system.mounts.iter().map(|m| &*m.target).collect();
-    let missing = builtin::not_mounted(&inv.system.layout.fstab, &mounts);
+    let missing = builtin::not_mounted(&inv.system.layout.fstab, &mounts, place);
     let mounted = match missing.is_empty() {
         true => Ok(()),
         false => Err(format!("not mounted: {}", missing.join(", "))),
     };
     found.add("what fstab lists is mounted", mounted);
     let limit = Duration::from_secs(limits.check_seconds);
-    custom::run(session, name, limit, &mut found)?;
+    custom::run(session, name, place, limit, &mut found)?;
     Ok(found)
 }
 

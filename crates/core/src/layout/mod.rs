@@ -46,8 +46,8 @@ pub struct Boot {
     pub place: crate::record::Boot,
     /// Bytes of the files that an environment needs of it.
     pub size: u64,
-    /// Why GRUB could not read a kernel from the filesystem of the root, if so.
-    pub unreadable_root: Option<String>,
+    /// The root is encrypted, and GRUB opens it only where it has to for its own files.
+    pub locked_root: bool,
 }
 
 impl Layout {
@@ -87,18 +87,12 @@ const VIRTUAL: [&str; 16] = [
 /// Whether an environment of this system would be complete.
 ///
 /// # Errors
-/// [`Refusal::Unsupported`] and [`Refusal::Split`] with the reason for the first thing that
+/// [`Refusal::LockedRoot`], or [`Refusal::Unsupported`] and [`Refusal::Split`] with the reason for the first thing that
 /// would be half done.
 pub fn supported(system: &System) -> Result<(), Refusal> {
     readable(&system.layout)?;
-    if let Some(why) = system
-        .layout
-        .boot
-        .as_ref()
-        .and_then(|boot| boot.unreadable_root.clone())
-    {
-        let what = "a separate /boot for such a root".into();
-        return Err(Refusal::Unsupported { what, why });
+    if system.layout.boot.as_ref().is_some_and(|b| b.locked_root) {
+        return Err(Refusal::LockedRoot);
     }
     for target in separate(system) {
         if target == Path::new("/boot") && system.layout.boot.is_none() {
@@ -330,7 +324,6 @@ mod tests {
             mounts: Vec::new(),
             grub_home: Some("boot/grub".into()),
             swapfiles: Vec::new(),
-            portage: true,
         }
     }
 

@@ -468,7 +468,7 @@ mod tests {
             found.boot = Some(Boot {
                 place: record::Boot::new("B-B".into(), fstype.into(), None),
                 size: 1,
-                unreadable_root: None,
+                locked_root: false,
             });
             let name = EnvName::parse("new").unwrap();
             let clone = found.fstab.changed(&changes(&found, &name, "f-f"));

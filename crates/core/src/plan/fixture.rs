@@ -104,7 +104,6 @@ pub(crate) fn inventory(environments: Vec<Builder>) -> Inventory {
             mounts: Vec::new(),
             grub_home: Some("boot/grub".into()),
             swapfiles: Vec::new(),
-            portage: true,
         },
         initialised: true,
         environments,

@@ -24,7 +24,7 @@ pub use destroy::{Destroy, Use, destroy};
 pub use init::{Init, init};
 pub use layout::set_policy;
 pub use note::{describe, pin};
-pub use prune::{Reason, judge, prune};
+pub use prune::{Reason, judge, prune, superseded};
 pub use rename::{Rename, rename, unfinished};
 pub use restore::{Restore, restore};
 pub use snapshot::{Snapshot, snapshot};

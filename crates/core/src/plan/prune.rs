@@ -65,6 +65,27 @@ pub fn prune(inv: &Inventory, uses: &[Use], names: &[EnvName]) -> Result<Plan, R
     destroy(inv, uses, &request)
 }
 
+/// What a new environment supersedes: the results of earlier upgrades from the same origin
+/// that were never booted, oldest first, and why some of them have to stay all the same.
+pub fn superseded(
+    inv: &Inventory,
+    uses: &[Use],
+    also: &[Reason],
+    new: &Environment,
+) -> (Vec<EnvName>, Vec<Reason>) {
+    let (mut gone, mut stay) = (Vec::new(), Vec::new());
+    let earlier = new.record.origin.as_ref().into_iter();
+    let earlier = earlier.flat_map(|origin| inv.unbooted(origin));
+    for env in earlier.filter(|env| env.name() != new.name()) {
+        let name = env.name().clone();
+        match protection(inv, uses, also, env, None) {
+            Some(why) => stay.push(Reason { name, why }),
+            None => gone.push(name),
+        }
+    }
+    (gone, stay)
+}
+
 fn kind(env: &Environment) -> Kind {
     let record = &env.record;
     let upgrade = record.upgrade.as_ref();
@@ -110,6 +131,7 @@ fn in_short(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Running { .. } => "running".into(),
         Refusal::Next { .. } => "boots next".into(),
+        Refusal::Pinned { .. } => "pinned".into(),
         Refusal::Once { .. } => "boots once".into(),
         Refusal::Fallback { .. } => "boots when a trial fails".into(),
         Refusal::GrubHome { path, .. } => format!("GRUB's own files lie in it, at /{path}"),

@@ -1,36 +1,60 @@
 //! The end of an upgrade: checks, the record, the menu. The menu's rename is the switch.
 
+use std::fmt;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use be_portage::{diff, state, vdb};
+use be_portage::state;
 
 use super::report::{Report, later};
 use super::{Outcome, Request, Work};
+use crate::config_files::Stamp;
 use crate::execute::execute;
+use crate::gates::{self, Gate};
 use crate::log;
 use crate::plan::{self, How, Plan, Step};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
 
+/// Gates that the environment does not pass.
+#[derive(Debug)]
+pub(super) struct GatesFailed {
+    pub(super) gates: Vec<Gate>,
+    /// For each, in one line.
+    why: Vec<String>,
+}
+
+impl fmt::Display for GatesFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = self.gates.iter().zip(&self.why);
+        let each = each.map(|(gate, why)| format!("{} ({}): {why}", gate.name(), gate.reason()));
+        let each: Vec<_> = each.collect();
+        let gates = if each.len() == 1 { "gate" } else { "gates" };
+        write!(f, "it does not pass the {gates} {}", each.join("; "))
+    }
+}
+
+impl std::error::Error for GatesFailed {}
+
 impl Work<'_> {
     pub(super) fn finish(&mut self, request: &Request) -> Result<Outcome> {
         let root = self.root()?;
-        let base = self.session.whole_base(&self.record)?;
-        let before = vdb::load_root(&fd_path(&base)).context("cannot read the packages before")?;
-        let after = vdb::load_root(&fd_path(&root)).context("cannot read the packages after")?;
+        let packages = self.session.packages_changed(&self.record)?;
         let debt = state::debt(&fd_path(&root))?;
 
+        let off = self.upgrade().no_gates.clone();
+        let mut gates = gates::examine(self.session, &self.record, &off, self.interrupted)?;
         let lock = self.lock()?;
         let inv = self.session.observe()?;
         let env = inv.get(&self.record.name)?;
         let found = self.session.examine(&inv, env)?;
-        let bootable = found.problems.is_empty();
+        gates.insert(0, gates::Found::bootable(&found));
+        self.told(&gates)?;
         let wanted = self.upgrade().activate.unwrap_or(true);
-        let activate = wanted && bootable && inv.menu.hooked;
+        let activate = wanted && inv.menu.hooked;
 
         self.record.state = State::Ready;
         let upgrade = self.upgrade();
@@ -59,31 +83,25 @@ impl Work<'_> {
             ),
             false => Vec::new(),
         };
+        notes.extend(gates.iter().filter_map(gates::Found::warning));
         let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());
         let done = execute(self.session, inv, &plan, &lock)?;
         notes.extend(done.notes);
-        let mut report = Report {
+        let (replaced, more) = self.replace(request, &lock);
+        notes.extend(more);
+        let report = Report {
             name: self.record.name.clone(),
-            packages: diff::diff(&before, &after),
+            packages,
             kernel: found.kernels.first().map(|k| k.version.clone()),
+            config: self.upgrade().config.clone().unwrap_or_default(),
+            kept: Stamp::new(self.upgrade().started).dir(),
             debt,
             activated: way,
             menu: done.menu,
+            replaced,
+            gates,
             notes,
         };
-        // The switch is made: what fails now does not undo it.
-        if let Err(e) = self.log_report(&report) {
-            report
-                .notes
-                .push(format!("the log lacks the report: {e:#}"));
-        }
-        if !bootable {
-            return Err(Refusal::NotBootable {
-                name: self.record.name.clone().into(),
-                problems: found.problems,
-            }
-            .into());
-        }
         if let Some(config) = unhooked.filter(|_| wanted) {
             let config = config.map_or_else(|| "grub.cfg".into(), |c| c.shown);
             return Err(Refusal::NotHooked { config }.into());
@@ -101,9 +119,22 @@ impl Work<'_> {
         }
     }
 
-    fn log_report(&self, report: &Report) -> Result<()> {
+    /// Note what the gates said; an error if one of them failed.
+    fn told(&mut self, gates: &[gates::Found]) -> Result<()> {
+        self.upgrade().gates = gates.iter().map(gates::Found::record).collect();
+        let text: String = gates.iter().map(gates::Found::text).collect();
         let mut out = log::append(&self.session.store, &self.record.name)?;
-        Ok(out.write_all(report.text().as_bytes())?)
+        out.write_all(text.as_bytes())
+            .context("cannot write the log")?;
+        let failed: Vec<_> = gates.iter().filter(|found| found.failed()).collect();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(GatesFailed {
+                gates: failed.iter().map(|found| found.gate).collect(),
+                why: failed.iter().map(|found| found.short()).collect(),
+            }
+            .into()),
+        }
     }
 }
 

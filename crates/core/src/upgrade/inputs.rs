@@ -13,9 +13,11 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::Work;
+use crate::manager::{Planned, Profile};
 use crate::name::EnvName;
 use crate::observe::MAX_TEXT;
 use crate::record::Record;
+use crate::report::{Event, Repository};
 use crate::session::Session;
 
 /// The file, from the top level.
@@ -24,7 +26,7 @@ const FILE: &str = "@be/.bad.json";
 /// How many are remembered.
 const MOST: usize = 20;
 
-const CONFIGURATION: &str = "etc/portage";
+pub(super) const CONFIGURATION: &str = "etc/portage";
 const WORLD: [&str; 2] = ["var/lib/portage/world", "var/lib/portage/world_sets"];
 const REPOSITORIES: &str = "var/db/repos";
 const PACKAGES: &str = "var/db/pkg";
@@ -55,7 +57,11 @@ impl Work<'_> {
         let options = self.upgrade().options.clone();
         let added = self.session.config.upgrade.emerge_options.clone();
         let inputs = inputs(&root, &self.session.root, &base, &[options, added].concat())?;
-        self.upgrade().inputs = inputs;
+        self.upgrade().inputs.clone_from(&inputs);
+        self.journal(Event::Inputs {
+            hash: inputs,
+            repositories: repositories(&root, &self.session.root, &base)?,
+        });
         Ok(())
     }
 
@@ -74,6 +80,32 @@ impl Work<'_> {
                 bad.noticed.format("%Y-%m-%d")
             )
         }))
+    }
+}
+
+impl Work<'_> {
+    /// As [`Work::take_inputs`], for another manager than Portage: what is installed and what
+    /// would be decides.
+    pub(super) fn take_inputs_of(&mut self, profile: &Profile, planned: &[Planned]) -> Result<()> {
+        let mut hash = Sha256::new();
+        add(&mut hash, "manager", &profile.name);
+        for package in self.session.packages_of_base(&self.record)?.packages {
+            add(&mut hash, "package", &package.cpv());
+        }
+        for Planned { package, new, .. } in planned {
+            let new = new.as_deref().unwrap_or_default();
+            add(&mut hash, package, new);
+        }
+        for option in &self.upgrade().options {
+            add(&mut hash, "option", option);
+        }
+        let inputs = Some(hex(hash));
+        self.upgrade().inputs.clone_from(&inputs);
+        self.journal(Event::Inputs {
+            hash: inputs,
+            repositories: Vec::new(),
+        });
+        Ok(())
     }
 }
 
@@ -134,12 +166,6 @@ fn write(session: &Session, memory: &Memory) -> Result<()> {
 /// system that was cloned.
 fn inputs(root: &Root, shared: &Root, base: &Root, options: &[String]) -> Result<Option<String>> {
     let mut hash = Sha256::new();
-    let mut add = |part: &str, value: &str| {
-        for text in [part, value] {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        }
-    };
     let mut repositories = 0;
     for path in locations(root)? {
         let state = match state(root, &path)? {
@@ -148,39 +174,53 @@ fn inputs(root: &Root, shared: &Root, base: &Root, options: &[String]) -> Result
         };
         if let Some(state) = state {
             repositories += 1;
-            add(&path.to_string_lossy(), &state);
+            add(&mut hash, &path.to_string_lossy(), &state);
         }
     }
     if repositories == 0 {
         return Ok(None);
     }
-    for path in files(root, Path::new(CONFIGURATION))? {
+    hash_files(root, Path::new(CONFIGURATION), &mut hash)?;
+    for path in WORLD {
+        let text = root.read_to_string(path, MAX_TEXT);
+        add(&mut hash, path, &text.unwrap_or_default());
+    }
+    for category in sorted(base, Path::new(PACKAGES))? {
+        for package in sorted(base, &category)? {
+            add(&mut hash, "package", &package.to_string_lossy());
+        }
+    }
+    for option in options {
+        add(&mut hash, "option", option);
+    }
+    Ok(Some(hex(hash)))
+}
+
+fn add(hash: &mut Sha256, part: &str, value: &str) {
+    for text in [part, value] {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+}
+
+pub(super) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Add the names and contents of all files below a directory.
+pub(super) fn hash_files(root: &Root, dir: &Path, hash: &mut Sha256) -> Result<()> {
+    for path in files(root, dir)? {
         let content = match root.lstat(&path)?.kind {
             FileType::Symlink => root.readlink(&path)?.to_string_lossy().into_owned(),
             _ => String::from_utf8_lossy(&root.read(&path, MAX_TEXT)?).into_owned(),
         };
-        add(&path.to_string_lossy(), &content);
+        add(hash, &path.to_string_lossy(), &content);
     }
-    for path in WORLD {
-        add(
-            path,
-            &root.read_to_string(path, MAX_TEXT).unwrap_or_default(),
-        );
-    }
-    for category in sorted(base, Path::new(PACKAGES))? {
-        for package in sorted(base, &category)? {
-            add("package", &package.to_string_lossy());
-        }
-    }
-    for option in options {
-        add("option", option);
-    }
-    let digest = hash.finalize();
-    Ok(Some(digest.iter().map(|b| format!("{b:02x}")).collect()))
+    Ok(())
 }
 
 /// Where repositories are: those of repos.conf, and what lies at their usual place.
-fn locations(root: &Root) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn locations(root: &Root) -> Result<BTreeSet<PathBuf>> {
     let mut found: BTreeSet<PathBuf> = sorted(root, Path::new(REPOSITORIES))?.collect();
     let conf = Path::new(CONFIGURATION).join("repos.conf");
     for file in files(root, &conf)?.into_iter().chain([conf]) {
@@ -192,27 +232,31 @@ fn locations(root: &Root) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
+/// The repositories with their versions; see [`inputs`].
+fn repositories(root: &Root, shared: &Root, base: &Root) -> Result<Vec<Repository>> {
+    let found = locations(root)?.into_iter();
+    let is_there = |root: &Root, path: &Path| root.is_dir(path).unwrap_or(false);
+    Ok(found
+        .filter_map(|path| {
+            let own = is_there(root, &path);
+            let place = if own { root } else { shared };
+            let before = own.then(|| version(base, &path)).flatten();
+            is_there(place, &path).then(|| Repository {
+                state: version(place, &path),
+                before,
+                path: Path::new("/").join(path),
+            })
+        })
+        .collect())
+}
+
 /// The commit or the time stamp of a repository; without either, what its files look like.
 fn state(root: &Root, path: &Path) -> Result<Option<String>> {
     if !root.is_dir(path).unwrap_or(false) {
         return Ok(None);
     }
-    let text = |file: &str| root.read_to_string(path.join(file), MAX_TEXT).ok();
-    if let Some(head) = text(".git/HEAD") {
-        let head = head.trim();
-        let Some(reference) = head.strip_prefix("ref: ") else {
-            return Ok(Some(head.to_owned()));
-        };
-        let packed = || {
-            let all = text(".git/packed-refs")?;
-            let mut lines = all.lines().filter_map(|line| line.split_once(' '));
-            let found = lines.find(|(_, name)| *name == reference);
-            found.map(|(commit, _)| commit.to_owned())
-        };
-        return Ok(text(&format!(".git/{reference}")).or_else(packed));
-    }
-    if let Some(stamp) = text("metadata/timestamp.chk") {
-        return Ok(Some(stamp));
+    if let Some(version) = version(root, path) {
+        return Ok(Some(version));
     }
     let mut look = String::new();
     for file in files(root, path)? {
@@ -223,8 +267,32 @@ fn state(root: &Root, path: &Path) -> Result<Option<String>> {
     Ok((!look.is_empty()).then_some(look))
 }
 
+/// The commit or the time stamp of a repository.
+fn version(root: &Root, path: &Path) -> Option<String> {
+    let text = |file: &str| root.read_to_string(path.join(file), MAX_TEXT).ok();
+    if let Some(head) = text(".git/HEAD") {
+        let head = head.trim();
+        let Some(reference) = head.strip_prefix("ref: ") else {
+            return Some(head.to_owned());
+        };
+        let packed = || {
+            let all = text(".git/packed-refs")?;
+            let mut lines = all.lines().filter_map(|line| line.split_once(' '));
+            let found = lines.find(|(_, name)| *name == reference);
+            found.map(|(commit, _)| commit.to_owned())
+        };
+        let commit = text(&format!(".git/{reference}")).or_else(packed)?;
+        return Some(commit.trim().to_owned());
+    }
+    // Of a mirror: `COMMIT SECONDS TIME`, and the time alone.
+    let commit = text("metadata/timestamp.commit");
+    let commit = commit.and_then(|line| Some(line.split_whitespace().next()?.to_owned()));
+    let stamp = || Some(text("metadata/timestamp.chk")?.trim().to_owned());
+    commit.or_else(stamp)
+}
+
 /// All files below a directory, sorted; none if it is not there.
-fn files(root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut left = vec![dir.to_owned()];
     while let Some(dir) = left.pop() {

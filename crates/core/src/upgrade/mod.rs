@@ -1,34 +1,57 @@
-//! `be upgrade`: a clone, Portage at work in it, checks, the switch.
+//! `be upgrade`: a clone, a package manager at work in it, checks, the switch.
 //!
 //! The running system is not written: everything happens in the clone, in a namespace of
 //! its own, and the store is locked only while environments appear and the menu changes.
 
+mod built;
+mod chores;
+mod configuration;
+mod failed;
 mod finish;
 pub(crate) mod inputs;
+mod journal;
+mod pace;
 mod portage;
+mod profile;
+mod progress;
 mod report;
+mod request;
+mod sync;
+mod unbooted;
+mod unfinished;
 
-use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
-use be_portage::emerge::{BadOption, Options};
-use be_portage::log::Progress;
+use be_portage::emerge::Options;
 use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
+use serde::Serialize;
 
-use crate::block;
-use crate::chroot::Interrupted;
+use crate::chroot::{Bind, Interrupted};
+use crate::config::Unbooted;
 use crate::execute::{execute, finish_rename, sweep};
+use crate::gates::Gate;
+use crate::manager::{self, Manager};
 use crate::model::Inventory;
 use crate::name::{EnvName, Named};
 use crate::plan::{self, Plan, Removal, Step};
 use crate::record::{Phase, Record, State, Upgrade};
 use crate::refusal::{NothingToDo, Refusal};
+use crate::report::Event;
 use crate::session::Session;
 use crate::store::{Claim, Lock};
 
+pub(crate) use built::clear;
+pub use failed::UpgradeFailed;
 pub(crate) use finish::fd_path;
-pub use report::Report;
+use journal::Noted;
+pub use pace::pause;
+pub use progress::{Job, Merging};
+pub use report::{Report, owed};
+use request::options;
+pub use request::plan;
+pub use sync::SyncFailed;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -41,9 +64,17 @@ pub struct Request {
     pub activate: Option<bool>,
     /// Whether it boots on trial; as before, or where that can be done, without.
     pub trial: Option<bool>,
-    /// Even if the same failed to boot.
+    /// Even if the same failed to boot, or is there already.
     pub again: bool,
-    /// Options for emerge, as typed after `--`.
+    /// What becomes of an earlier result that was never booted; as be.toml says, without.
+    pub unbooted: Option<Unbooted>,
+    /// Wait for another upgrade to end.
+    pub wait: bool,
+    /// Gates that need not be passed.
+    pub no_gates: Vec<Gate>,
+    /// Remove what nothing needs any more.
+    pub depclean: bool,
+    /// Options for the package manager, as typed after `--`.
     pub options: Vec<String>,
     /// The time.
     pub now: DateTime<FixedOffset>,
@@ -59,8 +90,10 @@ pub enum Kind {
         /// What to clone; the running one without one.
         origin: Option<Named>,
     },
-    /// Go on in this one.
+    /// Go on in this one, which failed.
     Continue(EnvName),
+    /// Begin again in this one, which is complete and was never booted.
+    Unbooted(EnvName),
 }
 
 /// What an upgrade tells while it works.
@@ -69,51 +102,27 @@ pub trait Watch {
     fn note(&mut self, text: &str);
     /// A phase begins.
     fn phase(&mut self, name: &EnvName, phase: Phase);
-    /// The state of the merge: emerge's own log, seconds left, the time in seconds since 1970.
-    fn progress(&mut self, progress: &Progress, left: Option<u64>, now: i64);
-}
-
-/// An upgrade that failed; the environment is kept.
-#[derive(Debug, Clone)]
-pub struct UpgradeFailed {
-    /// The environment.
-    pub name: EnvName,
-    /// What went wrong, in one line.
-    pub why: String,
-}
-
-impl fmt::Display for UpgradeFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the upgrade in {} failed: {}. The running system was not touched; {} is kept, marked failed",
-            self.name, self.why, self.name
-        )
-    }
-}
-
-impl std::error::Error for UpgradeFailed {}
-
-impl UpgradeFailed {
-    /// What to do next.
-    pub fn hint(&self) -> String {
-        let name = &self.name;
-        format!(
-            "be log {name} shows what happened\n\
-             be shell {name} to look inside and mend\n\
-             be upgrade --continue {name} to go on\n\
-             be destroy {name} to throw it away"
-        )
-    }
+    /// How far the merge is, whenever that has changed.
+    fn progress(&mut self, merging: &Merging);
 }
 
 /// What an upgrade came to.
 #[derive(Debug)]
 pub enum Outcome {
     /// The list of what would be merged; nothing was kept.
-    Pretended(Vec<Planned>),
+    Pretended(Pretended),
     /// The environment is complete.
     Ready(Box<Report>),
+}
+
+/// What would be upgraded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Pretended {
+    /// By Portage.
+    Portage(Vec<Planned>),
+    /// By another package manager.
+    Profile(Vec<manager::Planned>),
 }
 
 /// The environment that is worked in, with the right to do so.
@@ -122,91 +131,18 @@ struct Work<'a> {
     interrupted: &'a Interrupted,
     watch: &'a mut dyn Watch,
     record: Record,
+    manager: Manager,
     options: Options,
+    /// Where what is built is kept.
+    built: Option<Bind>,
+    /// Only the list of packages is wanted: nothing of the owner's runs.
+    pretend: bool,
+    /// The phase that this process is in.
+    at: Option<Phase>,
+    noted: Noted,
+    /// The process that the program which runs, or ran last, is below.
+    supervisor: Option<u32>,
     _claims: (Claim, Claim),
-}
-
-/// The plan of an upgrade, as far as it is known before anything ran.
-///
-/// # Errors
-/// Every rule that forbids it.
-pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Record, Plan)> {
-    options(session, request)?;
-    if !inv.system.portage {
-        return Err(Refusal::NoPortage.into());
-    }
-    let mut upgrade = Upgrade::start(request.now, &request.options);
-    let activate = request.activate.unwrap_or(session.config.upgrade.activate);
-    upgrade.activate = Some(activate);
-    upgrade.trial = request.trial;
-    if request.trial == Some(true)
-        && let Err(none) = block::place(session, inv)
-    {
-        return Err(Refusal::no_trial(&none).into());
-    }
-    match &request.kind {
-        Kind::New { name, origin } => {
-            let create = plan::Create {
-                name: name.clone(),
-                layout: session.layout(inv, origin.as_ref())?,
-                origin: origin.clone(),
-                description: String::new(),
-                now: request.now,
-                upgrade: Some(upgrade),
-                switch: None,
-                min_free: session.config.upgrade.min_free_mib << 20,
-            };
-            let (name, plan, _) = plan::create(inv, &create)?;
-            // Better now than after twelve hours.
-            session.bootable(inv, origin.as_ref())?;
-            if activate {
-                inv.hooked()?;
-            }
-            Ok((Record::new(name, request.now, State::Building), plan))
-        }
-        Kind::Continue(name) => {
-            inv.writable()?;
-            let env = inv.get(name)?;
-            if env.busy {
-                let what = format!("another be works in {name}");
-                return Err(Refusal::Busy { what }.into());
-            }
-            let Some(old) = env
-                .record
-                .upgrade
-                .as_ref()
-                .filter(|_| env.state() == State::Failed)
-            else {
-                let state = env.state().as_str();
-                let name = name.clone();
-                return Err(Refusal::NothingToContinue { name, state }.into());
-            };
-            let mut record = env.record.clone();
-            record.state = State::Building;
-            let mut upgrade = old.clone();
-            (upgrade.ended, upgrade.error) = (None, None);
-            upgrade.activate = request.activate.or(upgrade.activate);
-            upgrade.trial = request.trial.or(upgrade.trial);
-            if !request.options.is_empty() {
-                upgrade.options.clone_from(&request.options);
-            }
-            record.upgrade = Some(upgrade);
-            let plan = Plan {
-                steps: vec![Step::Update(Box::new(record.clone()))],
-                notes: Vec::new(),
-            };
-            Ok((record, plan))
-        }
-    }
-}
-
-fn options(session: &Session, request: &Request) -> Result<Options> {
-    let mut all = session.config.upgrade.emerge_options.clone();
-    all.extend(request.options.iter().cloned());
-    let bad = |bad: BadOption| Refusal::BadEmergeOption {
-        why: bad.to_string(),
-    };
-    Ok(Options::parse(&all).map_err(bad)?)
 }
 
 /// Upgrade.
@@ -220,8 +156,8 @@ pub fn run(
     interrupted: &Interrupted,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
-    let upgrades = session.store.claim_upgrade()?;
-    let lock = session.store.lock()?;
+    let upgrades = claim(session, request.wait, interrupted, watch)?;
+    let lock = session.store.lock_within(PATIENCE)?;
     for note in sweep(session, &lock)? {
         watch.note(&note);
     }
@@ -229,8 +165,9 @@ pub fn run(
     if let Some(note) = note {
         watch.note(&note);
     }
+    let request = &unbooted::go_on(session, &inv, request);
     let (planned, plan) = plan(session, &inv, request)?;
-    if let Kind::Continue(name) = &request.kind {
+    if let Kind::Continue(name) | Kind::Unbooted(name) = &request.kind {
         unused(session, &inv, name)?;
     }
     for note in execute(session, inv, &plan, &lock)?.notes {
@@ -249,14 +186,22 @@ pub fn run(
         options: given,
         ..request.clone()
     };
+    let manager = session.upgrader_of(&*session.whole_of(&record)?)?;
     let mut work = Work {
         session,
         interrupted,
         watch,
         record,
-        options: options(session, &request_options)?,
+        options: options(session, &manager, &request_options)?,
+        manager,
+        built: None,
+        pretend: request.pretend,
+        at: None,
+        noted: Noted::default(),
+        supervisor: None,
         _claims: (claim, upgrades),
     };
+    work.begin_report(request, !matches!(request.kind, Kind::New { .. }));
     let result = work.all(request);
     match result {
         Err(error) if request.pretend => {
@@ -264,10 +209,54 @@ pub fn run(
             Err(error)
         }
         Err(error) if error.downcast_ref::<NothingToDo>().is_some() => Err(error),
+        Err(error) if error.is::<SyncFailed>() && matches!(request.kind, Kind::New { .. }) => {
+            work.discard()?;
+            Err(error)
+        }
         // Complete, and told why it is not activated.
-        Err(error) if work.record.state == State::Ready => Err(error),
-        Err(error) => Err(work.failed(&error, request.now)),
-        done => done,
+        Err(error) if work.record.state == State::Ready => {
+            let held = Err(error);
+            work.end_report(&held);
+            held
+        }
+        Err(error) => {
+            let kept = work.failed(&error, request.now);
+            work.end_report(&Err(error));
+            Err(kept)
+        }
+        done => {
+            work.end_report(&done);
+            done
+        }
+    }
+}
+
+/// How long to wait for the lock of the store: the work of hours must not fail for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long to wait before asking once more whether another upgrade has ended.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The right to run an upgrade, once it is to be had.
+fn claim(
+    session: &Session,
+    wait: bool,
+    interrupted: &Interrupted,
+    watch: &mut dyn Watch,
+) -> Result<Claim> {
+    let mut told = false;
+    loop {
+        let refused = match session.store.claim_upgrade() {
+            Err(e) if wait && matches!(e.downcast_ref(), Some(Refusal::Busy { .. })) => e,
+            other => return other,
+        };
+        if interrupted.came() {
+            return Err(refused.context("it was interrupted while it waited"));
+        }
+        if !std::mem::replace(&mut told, true) {
+            watch.note("another upgrade is running: waiting until it has ended");
+        }
+        std::thread::sleep(ASK_AGAIN);
     }
 }
 
@@ -295,8 +284,31 @@ fn unused(session: &Session, inv: &Inventory, name: &EnvName) -> Result<()> {
 
 impl Work<'_> {
     fn all(&mut self, request: &Request) -> Result<Outcome> {
-        let continued = matches!(request.kind, Kind::Continue(_));
         self.prepare()?;
+        let pretended = match self.manager.clone() {
+            Manager::Portage => self.by_portage(request)?.map(Pretended::Portage),
+            Manager::Profile(profile) => {
+                let planned = self.by_profile(&profile, request)?;
+                planned.map(Pretended::Profile)
+            }
+        };
+        if let Some(planned) = pretended {
+            self.discard()?;
+            return Ok(Outcome::Pretended(planned));
+        }
+        self.enter(Phase::Check)?;
+        if self.interrupted.came() {
+            anyhow::bail!("it was interrupted");
+        }
+        self.finish(request)
+    }
+
+    /// All phases up to the check; what would be merged, if only that is wanted.
+    fn by_portage(&mut self, request: &Request) -> Result<Option<Vec<Planned>>> {
+        let continued = !matches!(request.kind, Kind::New { .. });
+        if !request.pretend {
+            self.keep_built()?;
+        }
         if continued {
             self.note_unfinished()?;
         }
@@ -307,30 +319,45 @@ impl Work<'_> {
         }
         self.enter(Phase::Preview)?;
         self.take_inputs()?;
-        if !continued
+        self.is_known(request)?;
+        let planned = self.preview()?;
+        if request.pretend {
+            return Ok(Some(planned));
+        }
+        let nothing = planned.is_empty() && self.upgrade().failed.is_empty() && !request.depclean;
+        if nothing && !continued {
+            return Err(self.nothing()?);
+        }
+        self.enter(Phase::Fetch)?;
+        self.fetch(&planned)?;
+        self.enter(Phase::Merge)?;
+        self.merge(&planned)?;
+        self.enter(Phase::Chores)?;
+        self.chores()?;
+        self.enter(Phase::Configuration)?;
+        self.configuration()?;
+        Ok(None)
+    }
+
+    /// Give up what was done before, and ended badly or waits to be booted.
+    fn is_known(&mut self, request: &Request) -> Result<()> {
+        let new = matches!(request.kind, Kind::New { .. });
+        if new
             && !request.again
-            && let Some(why) = self.known_to_fail()?
+            && !request.depclean
+            && !request.pretend
+            && let Some(why) = self.known_to_fail()?.or(self.is_there_already()?)
         {
             self.discard()?;
             return Err(NothingToDo(why).into());
         }
-        let planned = self.preview()?;
-        if request.pretend {
-            self.discard()?;
-            return Ok(Outcome::Pretended(planned));
-        }
-        let nothing = planned.is_empty() && self.upgrade().failed.is_empty();
-        if nothing && !continued {
-            self.discard()?;
-            return Err(NothingToDo("there is nothing to upgrade; nothing was kept".into()).into());
-        }
-        self.enter(Phase::Merge)?;
-        self.merge(&planned)?;
-        self.enter(Phase::Check)?;
-        if self.interrupted.came() {
-            anyhow::bail!("it was interrupted");
-        }
-        self.finish(request)
+        Ok(())
+    }
+
+    /// Keep nothing, as there is nothing to do.
+    fn nothing(&mut self) -> Result<anyhow::Error> {
+        self.discard()?;
+        Ok(NothingToDo("there is nothing to upgrade; nothing was kept".into()).into())
     }
 
     fn upgrade(&mut self) -> &mut Upgrade {
@@ -340,13 +367,21 @@ impl Work<'_> {
             .get_or_insert_with(|| Upgrade::start(self.record.created, &[]))
     }
 
+    /// Begin a phase; the one before is over.
     fn enter(&mut self, phase: Phase) -> Result<()> {
+        if let Some(over) = self.at.take() {
+            self.hooks("after", over)?;
+        }
         let name = self.record.name.clone();
         self.watch.phase(&name, phase);
         // The record must not be newer on the disk than the work that it tells of.
         self.session.store.top.sync()?;
         self.upgrade().phase = phase;
-        self.write_record()
+        self.write_record()?;
+        self.journal(Event::Phase { phase });
+        self.hooks("before", phase)?;
+        self.at = Some(phase);
+        Ok(())
     }
 
     fn write_record(&self) -> Result<()> {
@@ -368,34 +403,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The lock of the store; whoever has it has it only for a moment.
     fn lock(&self) -> Result<Lock> {
-        for _ in 0..600 {
-            match self.session.store.lock() {
-                Err(e) if matches!(e.downcast_ref(), Some(Refusal::Busy { .. })) => {
-                    std::thread::sleep(std::time::Duration::from_millis(100));
-                }
-                other => return other,
-            }
-        }
-        self.session.store.lock()
-    }
-
-    /// Keep the environment as failed, and say why.
-    fn failed(&mut self, error: &anyhow::Error, now: DateTime<FixedOffset>) -> anyhow::Error {
-        let why = format!("{error:#}");
-        self.record.state = State::Failed;
-        let upgrade = self.upgrade();
-        upgrade.error = Some(why.clone());
-        upgrade.ended = Some(report::later(now));
-        let name = self.record.name.clone();
-        let kept = self.write_record();
-        let failed = anyhow::Error::new(UpgradeFailed { name, why });
-        match kept {
-            // On a full disk even this fails; a building environment that nobody works in
-            // counts as failed all the same.
-            Err(e) => failed.context(format!("the record could not be written: {e:#}")),
-            Ok(()) => failed,
-        }
+        self.session.store.lock_within(PATIENCE)
     }
 }

@@ -1,28 +1,27 @@
 //! Portage at work in the clone.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use be_portage::emerge::{self, Emerge, Exit};
-use be_portage::eta::History;
 use be_portage::failure::{Stage, failures, mark_installed};
-use be_portage::log::Progress;
 use be_portage::pretend::{self, Kind, Planned};
 use be_portage::state::{drop_resume, resume_list};
-use be_portage::vdb::{self, Installed};
+use be_portage::vdb::Installed;
 use nix::libc::SIGKILL;
 
 use super::Work;
-use crate::chroot::{Output, exit_code, wait};
+use super::pace::Pace;
+use super::progress::Follow;
+use crate::chroot::{Group, Output, exit_code, uncover, wait};
 use crate::log;
 use crate::observe::MAX_TEXT;
 use crate::whole::Whole;
 
 const MTIMEDB: &str = "var/cache/edb/mtimedb";
-const EMERGE_LOG: &str = "var/log/emerge.log";
+pub(super) const EMERGE_LOG: &str = "var/log/emerge.log";
 const VDB: &str = "var/db/pkg";
 
 /// What is kept of emerge's output to find out what failed, in bytes.
@@ -31,6 +30,8 @@ const OUTPUT: u64 = 1 << 20;
 impl Work<'_> {
     /// What the clone must not inherit: a merge list that the running system would resume.
     pub(super) fn prepare(&mut self) -> Result<()> {
+        // A wish from before it was cut off is not one of today.
+        self.session.store.set_paused(&self.record.name, false)?;
         let root = self.root()?;
         let text = match root.read_to_string(MTIMEDB, MAX_TEXT) {
             Ok(text) => text,
@@ -39,14 +40,6 @@ impl Work<'_> {
         };
         if let Some(without) = drop_resume(&text)? {
             root.write_atomic(MTIMEDB, without.as_bytes(), 0o644)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn sync(&mut self) -> Result<()> {
-        let code = self.emerge(&emerge::sync(), |_| ())?;
-        if code != 0 {
-            bail!("the repositories could not be synchronised (emerge --sync: exit {code})");
         }
         Ok(())
     }
@@ -71,18 +64,55 @@ impl Work<'_> {
         Ok(planned)
     }
 
+    /// Fetch all that will be built before anything is: better now than after twelve hours.
+    pub(super) fn fetch(&mut self, planned: &[Planned]) -> Result<()> {
+        if !planned.iter().any(is_merged) {
+            return Ok(());
+        }
+        self.fetch_by(&emerge::fetch(&self.options), &[0], "emerge --fetchonly")
+    }
+
+    /// Fetch with this command, called `name`, of which `good` are the exit codes that mean
+    /// success; again, after a pause, as often as be.toml says.
+    pub(super) fn fetch_by(&mut self, command: &Emerge, good: &[i32], name: &str) -> Result<()> {
+        let config = &self.session.config.upgrade;
+        let (tries, pause) = (config.fetch_tries, config.fetch_pause_seconds);
+        for left in (0..tries.max(1)).rev() {
+            let code = self.emerge(command, |_| ())?;
+            match left {
+                _ if good.contains(&code) => return Ok(()),
+                0 => bail!("not all could be fetched ({name}: exit {code}); nothing was built"),
+                _ => self.watch.note(&format!(
+                    "not all could be fetched: trying again in {pause} s"
+                )),
+            }
+            self.rest(Duration::from_secs(pause))?;
+        }
+        Ok(())
+    }
+
+    /// Wait, but no longer than somebody wants it.
+    fn rest(&self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            if self.interrupted.came() {
+                bail!("it was interrupted");
+            }
+            std::thread::sleep(Duration::from_millis(100).min(time));
+        }
+        Ok(())
+    }
+
     /// Build and merge. Packages that failed before are merged again first: Portage itself
     /// takes one whose pkg_postinst failed for installed.
     pub(super) fn merge(&mut self, planned: &[Planned]) -> Result<()> {
         let again = self.upgrade().failed.clone();
         for package in again {
-            if self.root()?.is_dir(Path::new(VDB).join(&package))? {
-                let mut once = emerge::upgrade(&self.options);
-                once.args.retain(|a| a != "@world");
-                once.args
-                    .extend(["--oneshot".into(), format!("={package}")]);
-                once.args
-                    .retain(|a| a != "--update" && a != "--deep" && a != "--newuse");
+            let comes = planned.iter().any(|p| p.package == package);
+            let in_part = !comes && self.installed()?.interrupted.contains(&package);
+            if in_part || self.root()?.is_dir(Path::new(VDB).join(&package))? {
+                // What failed is not among what was kept.
+                let once = emerge::again(&self.options, &package, self.has_built(&package));
                 self.run_merge(&once, std::slice::from_ref(&package))?;
             }
             // As for a phase: first the work, then the record.
@@ -92,7 +122,7 @@ impl Work<'_> {
         }
         let plan: Vec<String> = planned
             .iter()
-            .filter(|p| matches!(p.kind, Kind::Ebuild | Kind::Binary))
+            .filter(|p| is_merged(p))
             .map(|p| p.package.clone())
             .collect();
         if plan.is_empty() {
@@ -101,16 +131,21 @@ impl Work<'_> {
         self.run_merge(&emerge::upgrade(&self.options), &plan)
     }
 
-    fn run_merge(&mut self, command: &Emerge, plan: &[String]) -> Result<()> {
+    pub(super) fn run_merge(&mut self, command: &Emerge, plan: &[String]) -> Result<()> {
         let from = self.log_length()?;
         let before = self.installed()?;
         let root = self.emerge_log()?;
         let start = root.metadata(EMERGE_LOG).map_or(0, |m| m.size);
-        self.upgrade().log_start = Some(start);
+        let upgrade = self.upgrade();
+        upgrade.log_start = Some(start);
+        upgrade.log_first.get_or_insert(start);
+        upgrade.log_boot = boot_id();
         self.write_record()?;
         let mut follow = Follow::new(root, start);
-        let code = self.emerge(command, |work| follow.tick(work, plan))?;
+        let code = self.emerge(command, |work| follow.tick(work, plan));
         follow.read();
+        follow.note(self);
+        let code = code?;
         if code == 0 && follow.progress.given_up.is_empty() {
             self.upgrade().log_start = None;
             return Ok(());
@@ -125,6 +160,10 @@ impl Work<'_> {
         let mut failed = failures(&follow.progress, &resume, &output);
         // A failed pkg_postinst is told by the package being there all the same.
         mark_installed(&mut failed, &before, &self.installed()?);
+        self.journal_failures(&failed);
+        for failure in &failed {
+            self.forget_built(&failure.package)?;
+        }
         self.add_failed(failed.iter().map(|f| f.package.clone()).collect());
         // All that was cut off is named among them.
         self.upgrade().log_start = None;
@@ -148,8 +187,12 @@ impl Work<'_> {
         bail!("{}", what.join(", "))
     }
 
-    /// Run one emerge in the clone, its output going to the log.
-    fn emerge(&mut self, command: &Emerge, mut tick: impl FnMut(&mut Self)) -> Result<i32> {
+    /// Run one emerge, or another program, in the clone, its output going to the log.
+    pub(super) fn emerge(
+        &mut self,
+        command: &Emerge,
+        mut tick: impl FnMut(&mut Self),
+    ) -> Result<i32> {
         if self.interrupted.came() {
             bail!("it was interrupted");
         }
@@ -159,6 +202,8 @@ impl Work<'_> {
         job.env
             .retain(|(k, _)| !command.env.iter().any(|(c, _)| c == k));
         job.env.extend(command.env.iter().cloned());
+        job.built = self.built.clone();
+        job.covers = self.manager.covers();
         let add = |k: &str, v: &str| (k.to_owned(), v.to_owned());
         job.env.extend([
             add("BE_ENVIRONMENT", self.record.name.as_str()),
@@ -168,10 +213,22 @@ impl Work<'_> {
         ]);
         let mut out = log::append(&self.session.store, &self.record.name)?;
         let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
-        writeln!(out, ">>> {now} {}", command.args.join(" ")).context("cannot write the log")?;
+        let shown = command.args.join(" ");
+        writeln!(out, ">>> {now} {shown}").context("cannot write the log")?;
+        self.noted.command = Some((shown, self.log_length()?));
+        let config = &self.session.config.upgrade;
+        let memory = (config.memory_high_mib > 0).then_some(config.memory_high_mib << 20);
+        let group = Group::make(config.polite, memory);
+        job.group = group.as_ref().map(|group| group.dir().to_owned());
         let mut child = job.start(Output::Log(out))?;
+        let mut pace = Pace::new(group, &child);
+        self.supervisor = Some(child.id());
         let interrupted = self.interrupted.clone();
-        let status = wait(&mut child, &interrupted, || tick(self))?;
+        let status = wait(&mut child, &interrupted, || {
+            pace.keep(self);
+            tick(self);
+        })?;
+        uncover(&*self.root()?, &job.covers)?;
         if self.interrupted.came() {
             bail!("it was interrupted");
         }
@@ -182,17 +239,16 @@ impl Work<'_> {
         self.session.whole_of(&self.record)
     }
 
-    fn installed(&self) -> Result<Installed> {
-        let root = self.root()?;
-        vdb::load_root(&super::finish::fd_path(&root)).context("cannot read the packages")
+    pub(super) fn installed(&self) -> Result<Installed> {
+        self.session.packages_of(&self.record)
     }
 
-    fn log_length(&self) -> Result<u64> {
+    pub(super) fn log_length(&self) -> Result<u64> {
         let path = log::path(&self.record.name);
         Ok(self.session.store.dir.metadata(path).map_or(0, |m| m.size))
     }
 
-    fn log_since(&self, from: u64) -> Result<String> {
+    pub(super) fn log_since(&self, from: u64) -> Result<String> {
         let most = self.log_length()?.saturating_sub(from).min(OUTPUT);
         let path = log::path(&self.record.name);
         let bytes = log::tail(&self.session.store, &path, most)?.unwrap_or_default();
@@ -200,93 +256,18 @@ impl Work<'_> {
     }
 
     /// Where emerge writes its log: in the clone, or in a mount that it shares.
-    fn emerge_log(&self) -> Result<Whole> {
-        let inv = self.session.observe()?;
+    pub(super) fn emerge_log(&self) -> Result<Whole> {
         let full = Path::new("/").join(EMERGE_LOG);
-        let shared = crate::layout::shared(&inv.system);
-        match shared.iter().any(|target| full.starts_with(target)) {
-            true => Ok(self.session.root.try_clone()?.into()),
-            false => self.root(),
-        }
-    }
-
-    /// What was begun since the merge started, and is not known to have been completed: a
-    /// package is recorded as installed before its pkg_postinst, and Portage then never
-    /// runs that again.
-    pub(super) fn note_unfinished(&mut self) -> Result<()> {
-        let Some(start) = self.upgrade().log_start else {
-            return Ok(());
-        };
-        let mut follow = Follow::new(self.emerge_log()?, start);
-        follow.read();
-        let begun: Vec<String> = follow
-            .progress
-            .unfinished()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        self.add_failed(begun);
-        Ok(())
-    }
-
-    fn add_failed(&mut self, packages: Vec<String>) {
-        let failed = &mut self.upgrade().failed;
-        for package in packages {
-            if !failed.contains(&package) {
-                failed.push(package);
-            }
-        }
+        self.session.seen_by(&self.record, &full)
     }
 }
 
-/// Follows emerge.log while emerge writes it.
-struct Follow {
-    root: Whole,
-    file: Option<File>,
-    start: u64,
-    history: History,
-    progress: Progress,
+/// Which boot of the machine this is, as the kernel names it.
+pub(super) fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
 }
 
-impl Follow {
-    /// Follow it from this offset on, in bytes; what comes before is history.
-    fn new(root: Whole, start: u64) -> Self {
-        let file = root.file(EMERGE_LOG).ok();
-        let history = match &file {
-            Some(file) => History::read(file.take(start)).unwrap_or_default(),
-            None => History::default(),
-        };
-        Self {
-            root,
-            file,
-            start,
-            history,
-            progress: Progress::default(),
-        }
-    }
-
-    fn tick(&mut self, work: &mut Work<'_>, plan: &[String]) {
-        if self.file.is_none() {
-            self.file = self.root.file(EMERGE_LOG).ok();
-        }
-        self.read();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
-        let left = self.history.remaining(&self.progress, plan, now);
-        work.watch.progress(&self.progress, left, now);
-    }
-
-    fn read(&mut self) {
-        let Some(file) = &mut self.file else { return };
-        let mut new = Vec::new();
-        // A log that cannot be read costs the progress line, not the upgrade.
-        let read = file
-            .seek(SeekFrom::Start(self.start))
-            .and_then(|_| file.read_to_end(&mut new));
-        if read.is_ok() {
-            self.start += new.len() as u64;
-            self.progress.feed(&new);
-        }
-    }
+fn is_merged(planned: &Planned) -> bool {
+    matches!(planned.kind, Kind::Ebuild | Kind::Binary)
 }

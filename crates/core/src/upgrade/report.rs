@@ -1,12 +1,16 @@
 //! What an upgrade came to, for `be upgrade`'s end, `be log` and scripts.
 
+use std::path::PathBuf;
+
 use be_portage::diff::PackageDiff;
 use be_portage::state::Debt;
 use chrono::{DateTime, FixedOffset, Local};
 
+use crate::gates::{Found, Verdict};
 use crate::menu::Written;
 use crate::name::EnvName;
 use crate::plan::Way;
+use crate::record::ConfigFiles;
 
 /// A finished upgrade.
 #[derive(Debug)]
@@ -17,12 +21,20 @@ pub struct Report {
     pub packages: PackageDiff,
     /// The kernel that it boots.
     pub kernel: Option<String>,
+    /// What became of configuration files.
+    pub config: ConfigFiles,
+    /// Where their versions from before the merge are.
+    pub kept: PathBuf,
     /// What is left for a person.
     pub debt: Debt,
     /// How it boots from now on; none if what boots next is as it was.
     pub activated: Option<Way>,
     /// The menu as it was written.
     pub menu: Option<Written>,
+    /// The results of earlier upgrades, never booted, that it replaces: they are deleted.
+    pub replaced: Vec<EnvName>,
+    /// What the gates said.
+    pub gates: Vec<Found>,
     /// A sentence each.
     pub notes: Vec<String>,
 }
@@ -30,17 +42,54 @@ pub struct Report {
 impl Report {
     /// For people.
     pub fn text(&self) -> String {
-        let mut text = format!("{} changes in {}:\n", self.packages.len(), self.name);
+        let changes = match self.packages.len() {
+            1 => "1 change".to_owned(),
+            n => format!("{n} changes"),
+        };
+        let mut text = format!("{changes} in {}:\n", self.name);
         for line in self.packages.lines() {
             text.push_str(&format!("  {line}\n"));
         }
         if let Some(kernel) = &self.kernel {
             text.push_str(&format!("kernel: {kernel}\n"));
         }
-        for line in debt(&self.debt) {
+        for verdict in [Verdict::Passed, Verdict::Off] {
+            let gates = self.gates.iter().filter(|found| found.verdict == verdict);
+            let names: Vec<_> = gates.map(|found| found.gate.name()).collect();
+            if !names.is_empty() {
+                text.push_str(&format!(
+                    "gates {}: {}\n",
+                    verdict.as_str(),
+                    names.join(", ")
+                ));
+            }
+        }
+        for path in &self.config.merged {
+            text.push_str(&format!("merged: {path}\n"));
+        }
+        for path in &self.config.taken {
+            text.push_str(&format!("new, unchanged by you: {path}\n"));
+        }
+        if !self.config.merged.is_empty() || !self.config.taken.is_empty() {
+            let kept = self.kept.display();
+            text.push_str(&format!(
+                "what these were before is kept: {kept} in {}\n",
+                self.name
+            ));
+        }
+        for line in owed(&self.debt, &self.name) {
             text.push_str(&format!("left for you: {line}\n"));
         }
-        text.push_str(&match &self.activated {
+        for name in &self.replaced {
+            text.push_str(&format!("{name} was never booted: replaced and deleted\n"));
+        }
+        text.push_str(&self.ending());
+        text
+    }
+
+    /// What boots next, in one line.
+    pub fn ending(&self) -> String {
+        match &self.activated {
             Some(Way::Trial { tries, fallback }) => format!(
                 "{} boots next, on trial: reboot when it suits you. If it is not confirmed in \
                  {tries} boots, {fallback} boots again\n",
@@ -51,15 +100,16 @@ impl Report {
                 "{0} is complete and in the menu; be activate {0} makes it the default\n",
                 self.name
             ),
-        });
-        text
+        }
     }
 }
 
-fn debt(debt: &Debt) -> Vec<String> {
+/// What is left for a person, a line each.
+pub fn owed(debt: &Debt, name: &EnvName) -> Vec<String> {
     let mut lines = Vec::new();
     for pending in &debt.config {
-        lines.push(format!("merge the new {}", pending.target.display()));
+        let path = pending.target.display();
+        lines.push(format!("merge the new {path} (be config {name})"));
     }
     if debt.news > 0 {
         lines.push(format!(

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Problem, REPAIR, Repair, Severity, problem, running, some};
+use crate::crypt::Encryption;
 use crate::doctor::Observation;
 use crate::doctor::grub::{GrubFiles, holder, installed_later};
 use crate::hook::{self, Script};
@@ -261,6 +262,14 @@ pub(in crate::doctor) fn choice_sticks(inv: &Inventory) -> bool {
         Place::Boot { boot, .. } => boot.subvolume.is_some(),
         Place::SystemRoot(_) => false,
     })
+}
+
+/// What keeps GRUB out of an encrypted root.
+pub(super) fn encryption(_: &Inventory, seen: &Observation) -> Vec<Problem> {
+    let obstacles = seen.encryption.iter().flat_map(Encryption::obstacles);
+    obstacles
+        .map(|o| problem(o.id, Severity::Warning, o.object, o.text, o.remedy))
+        .collect()
 }
 
 /// What is mounted without `subvol=`.

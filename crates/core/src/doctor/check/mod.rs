@@ -46,6 +46,7 @@ pub(super) const ALL: &[Check] = &[
     grub::grub_cfg_entries,
     grub::grub_choice,
     grub::default_subvolume,
+    grub::encryption,
     system::layout,
     system::swapfiles,
     system::space,

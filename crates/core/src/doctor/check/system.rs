@@ -37,7 +37,7 @@ pub(super) fn not_adopted(inv: &Inventory, _: &Observation) -> Vec<Problem> {
 }
 
 /// Programs that be or its user needs.
-pub(super) fn tools(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
+pub(super) fn tools(_: &Inventory, seen: &Observation) -> Vec<Problem> {
     let mut problems: Vec<_> = seen
         .missing_tools
         .iter()
@@ -58,13 +58,13 @@ pub(super) fn tools(inv: &Inventory, seen: &Observation) -> Vec<Problem> {
             ),
         })
         .collect();
-    if !inv.system.portage {
+    if let Some(why) = &seen.no_manager {
         problems.push(problem(
             "tool-missing",
             Severity::Note,
-            "emerge",
-            "there is no Portage in the running system, so be upgrade is refused",
-            "be create, then upgrade in it by hand: be shell NAME",
+            "package manager",
+            format!("{why}, so be upgrade is refused"),
+            "describe it, as be-managers(5) tells; or be create, then upgrade by hand: be shell NAME",
         ));
     }
     problems

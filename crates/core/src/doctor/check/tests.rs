@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use be_grub::place::Version;
+
 use super::super::grub::GrubFiles;
 use super::super::{
     EnvFacts, FilesFact, MenuFacts, Mode, Observation, Problem, Repair, ScriptFact, Severity,
     Swapfile, check, is_clean, repairs,
 };
+use crate::crypt::{Container, Encryption, Luks};
 use crate::fstab::Fstab;
 use crate::hook::Script;
 use crate::layout::{Part, Pending};
@@ -444,6 +447,31 @@ fn the_store() {
 }
 
 #[test]
+fn what_keeps_grub_out_of_an_encrypted_root() {
+    let encryption = |kdf: &str, cryptodisk| {
+        Some(Encryption {
+            containers: vec![Container {
+                device: "/dev/sda2".into(),
+                luks: Some(Luks {
+                    version: 2,
+                    kdfs: vec![kdf.into()],
+                }),
+            }],
+            grub: Version::of_program("grub-install (GRUB) 2.12"),
+            cryptodisk,
+        })
+    };
+    let problem = only(|_, seen| seen.encryption = encryption("argon2id", None));
+    is(&problem, "luks-key", Severity::Warning, false);
+    assert!(problem.remedy.ends_with(" /dev/sda2"), "{problem:?}");
+    let problem = only(|_, seen| seen.encryption = encryption("pbkdf2", Some(false)));
+    is(&problem, "grub-cryptodisk", Severity::Warning, false);
+    let (inv, mut seen) = clean();
+    seen.encryption = encryption("pbkdf2", Some(true));
+    assert_eq!(check(&inv, &seen), Vec::new());
+}
+
+#[test]
 fn the_system() {
     let problem = only(|inv, _| inv.fs.read_only = true);
     is(&problem, "read-only", Severity::Error, false);
@@ -453,7 +481,7 @@ fn the_system() {
     is(&problem, "tool-missing", Severity::Error, false);
     let problem = only(|_, seen| seen.missing_tools = vec!["grub-install"]);
     is(&problem, "tool-missing", Severity::Note, false);
-    let problem = only(|inv, _| inv.system.portage = false);
+    let problem = only(|_, seen| seen.no_manager = Some("none".into()));
     is(&problem, "tool-missing", Severity::Note, false);
     let problem = only(|inv, _| {
         inv.system.layout.fstab = Fstab::parse("UUID=b /usr ext4 defaults 0 2\n");

@@ -1,0 +1,263 @@
+//! Configuration files of which a new version waits, in one environment: what is known of
+//! them, and what is done about them.
+
+mod change;
+mod memory;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::Root;
+use be_portage::config_files::{Decision, MAX_SIZE, Versions, contents, decide, sensitive};
+use be_portage::state::{self, Pending};
+
+use crate::files;
+use crate::model::{Environment, Inventory};
+use crate::refusal::Refusal;
+use crate::session::Session;
+use crate::store::Claim;
+use crate::upgrade::fd_path;
+use crate::whole::Whole;
+
+pub use change::{Kept, Stamp};
+pub(crate) use change::{already_merged, done_with, put};
+pub(crate) use memory::learn;
+
+/// Where `be` keeps what it has to remember of configuration files, in the environment.
+pub const HOME: &str = "var/lib/be/config";
+
+/// A file of which a new version waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The file in use, from the root of the system.
+    pub target: PathBuf,
+    /// What waits, the newest last: older ones are packaged versions in between.
+    pub files: Vec<PathBuf>,
+    /// The content in use; none if it is no regular file that can be merged.
+    pub ours: Option<Vec<u8>>,
+    /// The content of the newest that waits; none likewise.
+    pub theirs: Option<Vec<u8>>,
+    /// The packaged version that the one in use was made from, if it is known.
+    pub base: Option<Vec<u8>>,
+    /// Checksums of packaged versions: what has one of these nobody has changed.
+    pristine: Vec<String>,
+    /// What would be done without a person.
+    pub decision: Decision,
+}
+
+impl Item {
+    /// As text.
+    pub fn path(&self) -> String {
+        self.target.to_string_lossy().into_owned()
+    }
+
+    /// What would be done if this were in use.
+    fn decide(&self, ours: Option<&[u8]>) -> Decision {
+        let path = self.path();
+        decide(&Versions {
+            path: &path,
+            ours,
+            theirs: self.theirs.as_deref(),
+            base: self.base.as_deref(),
+            pristine: &self.pristine,
+            sensitive: is_sensitive(&path),
+        })
+    }
+}
+
+/// Files about which nobody but a person decides, those of `be` among them.
+fn is_sensitive(path: &str) -> bool {
+    sensitive::is_sensitive(path) || files::is_own(path.trim_start_matches('/'))
+}
+
+/// What is known, for some paths, of the packaged version that a file was made from.
+#[derive(Debug, Default)]
+pub(crate) struct Lineage {
+    /// Its checksum, where it is sure.
+    made_from: BTreeMap<String, String>,
+    /// These versions, by their checksums, as far as they are kept.
+    versions: BTreeMap<String, Vec<u8>>,
+    /// Checksums that tell that nobody has changed it.
+    pristine: BTreeMap<String, Vec<String>>,
+}
+
+/// Find that out from a system as it was before the new versions came; or, with what `be`
+/// has noted at the end of an upgrade, as it is.
+///
+/// What packages have installed is what a file was made from only where nothing waited: a
+/// version that waits has not gone into the file.
+///
+/// # Errors
+/// When the system cannot be read.
+pub(crate) fn lineage(root: &Root, paths: &BTreeSet<String>) -> Result<Lineage> {
+    let mut lineage = Lineage::default();
+    if paths.is_empty() {
+        return Ok(lineage);
+    }
+    let waiting: BTreeSet<String> = pending(root)?
+        .into_iter()
+        .map(|p| text(&p.target))
+        .collect();
+    let noted = memory::Index::read(root);
+    let installed = contents::installed(&fd_path(root), |path| paths.contains(path))?;
+    for (path, sums) in installed {
+        let made_from = match (waiting.contains(&path), &sums[..]) {
+            (false, [only]) => Some(only.clone()),
+            (false, _) => None,
+            (true, sums) => noted.made_from(&path, sums),
+        };
+        let mut pristine = sums;
+        if let Some(sum) = made_from {
+            pristine.push(sum.clone());
+            if let Some(version) = memory::content(root, &sum) {
+                lineage.versions.insert(sum.clone(), version);
+            }
+            lineage.made_from.insert(path.clone(), sum);
+        }
+        lineage.pristine.insert(path, pristine);
+    }
+    Ok(lineage)
+}
+
+/// What waits in a system, with what `lineage` knows.
+pub(crate) fn survey(root: &Root, lineage: &Lineage) -> Result<Vec<Item>> {
+    let mut items: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for waits in pending(root)? {
+        items.entry(waits.target).or_default().push(waits.file);
+    }
+    let survey = |(target, mut files): (PathBuf, Vec<PathBuf>)| -> Result<Item> {
+        files.sort();
+        let path = text(&target);
+        let newest = files.last().context("something waits")?;
+        let base = lineage.made_from.get(&path);
+        let mut item = Item {
+            ours: content(root, &target)?,
+            theirs: content(root, newest)?,
+            base: base.and_then(|sum| lineage.versions.get(sum)).cloned(),
+            pristine: lineage.pristine.get(&path).cloned().unwrap_or_default(),
+            decision: Decision::Take,
+            target,
+            files,
+        };
+        item.decision = item.decide(item.ours.as_deref());
+        Ok(item)
+    };
+    items.into_iter().map(survey).collect()
+}
+
+/// The paths of what waits in a system.
+pub(crate) fn waiting(root: &Root) -> Result<BTreeSet<String>> {
+    Ok(pending(root)?.iter().map(|p| text(&p.target)).collect())
+}
+
+fn pending(root: &Root) -> Result<Vec<Pending>> {
+    state::pending_config(&fd_path(root), &protected(root)?)
+}
+
+fn protected(root: &Root) -> Result<Vec<PathBuf>> {
+    let profile_env = state::read(&fd_path(root), "etc/profile.env")?;
+    Ok(state::config_protect(&profile_env.unwrap_or_default()))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The content of a regular file of a size that can be merged; no link is followed.
+fn content(root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
+    match root.lstat(path) {
+        Ok(meta) if meta.kind.is_file() && meta.size <= MAX_SIZE => {
+            Ok(Some(root.read(path, MAX_SIZE)?))
+        }
+        Ok(_) => Ok(None),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// An environment of which the configuration files are looked at, and may be changed.
+pub struct Desk {
+    root: Whole,
+    /// What waits in it.
+    pub items: Vec<Item>,
+    _claim: Option<Claim>,
+}
+
+impl Desk {
+    /// To look only.
+    ///
+    /// # Errors
+    /// [`Refusal::RootMissing`], or when it cannot be read.
+    pub fn look(session: &Session, inv: &Inventory, env: &Environment) -> Result<Self> {
+        let root = match inv
+            .running()
+            .is_ok_and(|running| running.name() == env.name())
+        {
+            // With all that is mounted in it.
+            true => session.root.try_clone()?.into(),
+            false => session.whole(env)?,
+        };
+        let items = survey(&root, &lineage(&root, &waiting(&root)?)?)?;
+        Ok(Self {
+            root,
+            items,
+            _claim: None,
+        })
+    }
+
+    /// To change them; nobody else can work in the environment meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if somebody does; as [`Desk::look`].
+    pub fn open(session: &Session, inv: &Inventory, env: &Environment) -> Result<Self> {
+        let claim = session.store.claim(env.name())?;
+        let desk = Self::look(session, inv, env)?;
+        Ok(Self {
+            _claim: Some(claim),
+            ..desk
+        })
+    }
+
+    /// The one that is meant by the path of the file in use, or of one that waits.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPending`].
+    pub fn find(&self, env: &Environment, path: &Path) -> Result<&Item, Refusal> {
+        let meant = |item: &&Item| item.target == path || item.files.iter().any(|f| f == path);
+        let not = || Refusal::NotPending {
+            name: env.name().clone(),
+            path: path.to_owned(),
+        };
+        self.items.iter().find(meant).ok_or_else(not)
+    }
+
+    /// Leave the file as it is; what waits goes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, item: &Item) -> Result<()> {
+        change::done_with(&self.root, item)
+    }
+
+    /// Put what waits in the place of the file; what was there is kept.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn take(&self, item: &Item, stamp: &Stamp) -> Result<Kept> {
+        change::take(&self.root, item, stamp)
+    }
+
+    /// Give the file this content; what was there is kept, and what waits goes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, item: &Item, content: &[u8], stamp: &Stamp) -> Result<Kept> {
+        let kept = put(&self.root, item, content, stamp)?;
+        change::done_with(&self.root, item)?;
+        Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! What upgrades have built, as binary packages beside the environments: an upgrade that goes
+//! on, or a new one after one that failed, builds nothing twice. Once an upgraded environment
+//! has come up nobody needs them any more.
+//!
+//! They lie in one subvolume for one state of /etc/portage. It is known to be made by `be` by
+//! its own UUID in an attribute of it, which no copy of it has.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::{Root, Uuid};
+use be_portage::conf::has_feature;
+use be_portage::version::split_cpv;
+use sha2::{Digest, Sha256};
+
+use super::Work;
+use super::inputs::{CONFIGURATION, files, hash_files, hex};
+use crate::chroot::Bind;
+use crate::observe::MAX_TEXT;
+use crate::session::Session;
+use crate::store::Paths;
+
+/// Where an environment sees them.
+pub(super) const TARGET: &str = "/run/be/built";
+
+/// The index of binary packages where Portage keeps them by itself.
+const INDEX: &str = "var/cache/binpkgs/Packages";
+
+const ATTRIBUTE: &str = "trusted.be.built";
+
+/// How much of the hash names the directory, in digits.
+const DIGITS: usize = 16;
+
+impl Work<'_> {
+    /// Where to keep what is built, if that is wanted; what was built with other settings goes.
+    pub(super) fn keep_built(&mut self) -> Result<()> {
+        let root = self.root()?;
+        if !self.session.config.upgrade.keep_built || keeps_itself(&root)? {
+            return Ok(());
+        }
+        let key = key(&root)?;
+        let lock = self.lock()?;
+        clear_but(self.session, Some(&key))?;
+        make(self.session, &key).context("cannot make room for what is built")?;
+        drop(lock);
+        self.options.packages = Some(TARGET.to_owned());
+        self.built = Some(Bind {
+            source: Path::new(Paths::BUILT).join(key),
+            target: TARGET.into(),
+        });
+        Ok(())
+    }
+
+    /// Let go of what was built of a package that failed: what is wrong may be in it.
+    pub(super) fn forget_built(&self, package: &str) -> Result<()> {
+        for path in self.built_of(package) {
+            self.session.store.dir.remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this package was built, and is kept.
+    pub(super) fn has_built(&self, package: &str) -> bool {
+        !self.built_of(package).is_empty()
+    }
+
+    /// What is kept of a package, from the top level.
+    fn built_of(&self, package: &str) -> Vec<PathBuf> {
+        let Some((kept, (category, name, version))) = self.built.as_ref().zip(split_cpv(package))
+        else {
+            return Vec::new();
+        };
+        let dir = kept.source.join(category).join(name);
+        let pf = format!("{name}-{version}");
+        let entries = self.session.store.dir.list(&dir).unwrap_or_default();
+        let files = entries.iter().filter_map(|(file, _)| file.to_str());
+        let is_one = |file: &&str| {
+            let rest = file.strip_prefix(&pf);
+            rest.is_some_and(|rest| rest.starts_with(['-', '.']))
+        };
+        files.filter(is_one).map(|file| dir.join(file)).collect()
+    }
+}
+
+/// Let go of all that was built. The caller has the lock.
+///
+/// # Errors
+/// When it cannot be deleted.
+pub(crate) fn clear(session: &Session) -> Result<()> {
+    // Whoever upgrades now needs it.
+    match session.store.claim_upgrade() {
+        Ok(_claim) => clear_but(session, None),
+        Err(_) => Ok(()),
+    }
+}
+
+fn clear_but(session: &Session, kept: Option<&str>) -> Result<()> {
+    let dir = &session.store.dir;
+    for name in session.store.work(Paths::BUILT) {
+        let path = Path::new(Paths::BUILT).join(&name);
+        if kept == Some(name.as_str()) || !dir.is_dir(&path)? {
+            continue;
+        }
+        let Some(uuid) = made(&dir.sub(&path)?)? else {
+            tracing::warn!("left /{} alone: be did not make it", path.display());
+            continue;
+        };
+        let (parent, name) = session.store.parent_of(&path)?;
+        session
+            .store
+            .top
+            .delete_subvolume(parent.fd(), name, uuid)?;
+    }
+    Ok(())
+}
+
+fn make(session: &Session, key: &str) -> Result<()> {
+    let dir = &session.store.dir;
+    dir.mkdir_all(Paths::BUILT, 0o755)?;
+    let path = PathBuf::from(Paths::BUILT).join(key);
+    if !dir.exists(&path)? {
+        let parent = dir.sub(Paths::BUILT)?;
+        let top = &session.store.top;
+        top.create_subvolume(parent.fd(), OsStr::new(key))?;
+    }
+    let built = dir.sub(&path)?;
+    if made(&built)?.is_none() {
+        let uuid = be_btrfs::subvolume_info(&built)?.uuid;
+        built.set_attribute(ATTRIBUTE, uuid.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Its UUID, if `be` made it.
+fn made(built: &Root) -> Result<Option<Uuid>> {
+    let noted = built.attribute(ATTRIBUTE)?.unwrap_or_default();
+    let uuid = be_btrfs::subvolume_info(built)?.uuid;
+    Ok((noted == uuid.to_string().as_bytes()).then_some(uuid))
+}
+
+/// What was built is good for one configuration.
+fn key(root: &Root) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash_files(root, Path::new(CONFIGURATION), &mut hash)?;
+    let mut key = hex(hash);
+    key.truncate(DIGITS);
+    Ok(key)
+}
+
+/// Whether the owner keeps binary packages already: what is there would not be found.
+fn keeps_itself(root: &Root) -> Result<bool> {
+    let conf = Path::new(CONFIGURATION).join("make.conf");
+    let mut texts = files(root, &conf)?;
+    texts.push(conf);
+    let says = |path: &PathBuf| {
+        let text = root.read_to_string(path, MAX_TEXT).unwrap_or_default();
+        has_feature(&text, "buildpkg") || text.lines().any(|l| l.trim().starts_with("PKGDIR="))
+    };
+    Ok(texts.iter().any(says) || root.exists(INDEX)?)
+}
