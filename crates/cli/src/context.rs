@@ -1,6 +1,7 @@
 //! What every verb gets: the session, the time, the reporter.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, finish_rename, note_failed, sweep};
@@ -150,10 +151,12 @@ fn show(plan: &Plan) -> Outcome {
         .notes(plan.notes.clone())
 }
 
-/// Open a file descriptor that the caller passed, as a file of our own.
+/// Open a file descriptor that the caller passed, as a file of our own. Writing to it never
+/// waits: a pipe that nobody reads must not stop an upgrade.
 pub fn open_fd(fd: i32) -> Result<File> {
     File::options()
         .append(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
         .open(format!("/proc/self/fd/{fd}"))
         .with_context(|| format!("cannot write progress to file descriptor {fd}"))
 }

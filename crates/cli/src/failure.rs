@@ -3,7 +3,7 @@
 use std::io;
 
 use be_core::refusal::{NothingToDo, Refusal, exit};
-use be_core::upgrade::UpgradeFailed;
+use be_core::upgrade::{SyncFailed, UpgradeFailed};
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -35,8 +35,11 @@ impl Failure {
         if self.find::<NothingToDo>().is_some() {
             return exit::NOTHING;
         }
-        if self.find::<UpgradeFailed>().is_some() {
-            return exit::UPGRADE_FAILED;
+        if let Some(failed) = self.find::<UpgradeFailed>() {
+            return match failed.gates.is_empty() {
+                true => exit::UPGRADE_FAILED,
+                false => exit::NOT_BOOTABLE,
+            };
         }
         match self.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => exit::NO_SPACE,
@@ -73,6 +76,9 @@ impl Failure {
 
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
+        if self.0.is::<SyncFailed>() {
+            return Some("nothing was kept; be upgrade tries again".into());
+        }
         if let Some(refusal) = self.find::<Refusal>() {
             return Some(refusal.hint());
         }

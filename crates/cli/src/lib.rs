@@ -3,6 +3,7 @@
 mod args;
 mod complete;
 mod context;
+mod display;
 mod failure;
 mod reporter;
 mod spelling;
@@ -68,6 +69,14 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
     if let Verb::Completions(args) = &cli.verb {
         return completions::run(args);
     }
+    if let Verb::Moves(args) = &cli.verb {
+        return moves::run(args, &cli.global);
+    }
+    if let Verb::Confirm(args) = &cli.verb
+        && let Some(token) = confirm::tested(args)
+    {
+        return confirm::for_test(&token, &cli.global);
+    }
     if let Verb::Confirm(args) = &cli.verb
         && confirm::has_nothing_to_do(args, &cli.global)
     {
@@ -87,19 +96,23 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::Describe(args) => describe::run(args, &mut ctx),
         Verb::Pin(args) => pin::run(args, &mut ctx),
         Verb::Unpin(args) => unpin::run(args, &mut ctx),
+        Verb::Pause(args) => pause::run(args, &mut ctx),
+        Verb::Resume(args) => resume::run(args, &mut ctx),
         Verb::Prune(args) => prune::run(args, &mut ctx),
         Verb::Mount(args) => mount::run(args, &mut ctx),
         Verb::Umount(args) => umount::run(args, &mut ctx),
         Verb::Shell(args) => shell::run(args, &mut ctx),
         Verb::Exec(args) => exec::run(args, &mut ctx),
         Verb::Diff(args) => diff::run(args, &mut ctx),
+        Verb::Config(args) => config::run(args, &mut ctx),
         Verb::Status(args) => status::run(args, &mut ctx),
         Verb::Log(args) => log::run(args, &mut ctx),
         Verb::Check(args) => check::run(args, &mut ctx),
+        Verb::Test(args) => test::run(args, &mut ctx),
         Verb::Layout(args) => layout::run(args, &mut ctx),
         Verb::Doctor(args) => doctor::run(args, &mut ctx),
         Verb::Menu(args) => menu::run(args, &mut ctx),
-        Verb::Completions(_) => unreachable!("handled above"),
+        Verb::Moves(_) | Verb::Completions(_) => unreachable!("handled above"),
     }
 }
 
@@ -118,18 +131,23 @@ impl Verb {
             Verb::Describe(_) => "describe",
             Verb::Pin(_) => "pin",
             Verb::Unpin(_) => "unpin",
+            Verb::Pause(_) => "pause",
+            Verb::Resume(_) => "resume",
             Verb::Prune(_) => "prune",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
             Verb::Shell(_) => "shell",
             Verb::Exec(_) => "exec",
             Verb::Diff(_) => "diff",
+            Verb::Config(_) => "config",
             Verb::Status(_) => "status",
             Verb::Log(_) => "log",
             Verb::Check(_) => "check",
+            Verb::Test(_) => "test",
             Verb::Layout(_) => "layout",
             Verb::Doctor(_) => "doctor",
             Verb::Menu(_) => "menu",
+            Verb::Moves(_) => "moves",
             Verb::Completions(_) => "completions",
         }
     }
@@ -144,6 +162,7 @@ fn hidden(arguments: &[OsString]) -> Option<u8> {
         "__supervise" => be_core::chroot::supervise,
         "__init" => be_core::chroot::init,
         "__enter" => be_core::chroot::enter,
+        "__tied" => be_core::vm::tied,
         _ => return None,
     };
     log_to_stderr(0);

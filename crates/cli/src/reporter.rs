@@ -1,10 +1,12 @@
 //! The only place that prints. Results go to stdout, all else to stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
+use be_core::upgrade::Merging;
 use serde_json::{Map, Value, json};
 
+use crate::display::Display;
 use crate::failure::Failure;
 
 /// What a verb has to say when it is done.
@@ -67,8 +69,12 @@ impl Outcome {
 pub struct Reporter {
     json: bool,
     quiet: bool,
+    silent_nothing: bool,
     progress: Option<std::fs::File>,
-    line_open: bool,
+    /// Lines of progress that were dropped since the last one.
+    lost: u64,
+    /// What moves on the terminal.
+    display: Option<Display>,
     /// What was said before the end, for the one document.
     said: Vec<String>,
 }
@@ -79,15 +85,17 @@ impl Reporter {
         Self {
             json,
             quiet,
+            silent_nothing: quiet,
             progress,
-            line_open: false,
+            lost: 0,
+            display: None,
             said: Vec::new(),
         }
     }
 
     /// Print what a verb came to; gives the exit code.
     pub fn outcome(&mut self, verb: &str, outcome: Outcome) -> u8 {
-        self.end_line();
+        self.end_display();
         if self.json {
             let mut document = head(verb);
             document.extend(outcome.fields);
@@ -118,7 +126,7 @@ impl Reporter {
 
     /// Print why a verb did not do it; gives the exit code.
     pub fn failure(&mut self, verb: &str, failure: &Failure) -> u8 {
-        self.end_line();
+        self.end_display();
         if self.json {
             let mut document = head(verb);
             document.insert(
@@ -133,7 +141,7 @@ impl Reporter {
             document.insert("notes".into(), json!(self.said));
             self.document(document);
         } else {
-            if !(self.quiet && failure.is_nothing()) {
+            if !(self.silent_nothing && failure.is_nothing()) {
                 err(&format!("be: {}", failure.message()));
             }
             if let Some(hint) = failure.hint().filter(|_| !self.quiet) {
@@ -147,6 +155,11 @@ impl Reporter {
         failure.code()
     }
 
+    /// Do not say that there was nothing to do.
+    pub fn silence_nothing(&mut self) {
+        self.silent_nothing = true;
+    }
+
     /// Whether standard output is for one document.
     pub fn is_json(&self) -> bool {
         self.json
@@ -154,50 +167,112 @@ impl Reporter {
 
     /// A sentence for a person.
     pub fn note(&mut self, text: &str) {
-        self.end_line();
         if self.json {
             self.said.push(text.to_owned());
         } else if !self.quiet {
-            err(&format!("be: {text}"));
+            let print = || err(&format!("be: {text}"));
+            match &self.display {
+                Some(display) => display.above(print),
+                None => print(),
+            }
         }
     }
 
-    /// A line that the next one replaces; without a terminal it is left out.
-    pub fn status_line(&mut self, text: &str) {
-        if self.quiet || self.json || !std::io::stderr().is_terminal() {
+    /// A phase of long work begins. It is told on a terminal while it goes on, and when it is
+    /// over; elsewhere in a line.
+    pub fn phase(&mut self, text: &str) {
+        if self.quiet || self.json || !has_terminal() {
+            self.note(text);
             return;
         }
-        let mut stderr = std::io::stderr().lock();
-        // A terminal that is gone must not stop an upgrade.
-        let _gone = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
-        self.line_open = true;
+        let ended = self.display.get_or_insert_with(Display::new).phase(text);
+        if let Some(ended) = ended {
+            self.note(&ended);
+        }
     }
 
-    /// One line of JSON for `--progress-fd`. A reader that went away is forgotten.
-    pub fn progress(&mut self, event: &Value) {
-        if let Some(file) = &mut self.progress
-            && writeln!(file, "{event}").is_err()
-        {
-            self.progress = None;
+    /// How far a merge is, as it is shown on a terminal; whether there is one.
+    pub fn merging(&mut self, merging: &Merging) -> bool {
+        match &mut self.display {
+            Some(display) => display.merging(merging),
+            None => return false,
+        }
+        true
+    }
+
+    /// How far a merge is that another process does; none if nothing is merged now.
+    pub fn watch(&mut self, merging: Option<&Merging>) {
+        match merging {
+            Some(merging) if !self.quiet && has_terminal() => {
+                self.display
+                    .get_or_insert_with(Display::new)
+                    .merging(merging);
+            }
+            _ => drop(self.display.take().map(Display::end)),
+        }
+    }
+
+    /// One line of JSON for `--progress-fd`: an object, to which the number of lines is added
+    /// that found the pipe full before it. A reader that went away is forgotten.
+    pub fn progress(&mut self, mut event: Value) {
+        let Some(file) = &mut self.progress else {
+            return;
+        };
+        if self.lost > 0 {
+            event["lost"] = self.lost.into();
+        }
+        // In one piece, which a pipe takes whole or not at all: pipe(7).
+        match file.write_all(format!("{event}\n").as_bytes()) {
+            Ok(()) => self.lost = 0,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => self.lost += 1,
+            Err(_) => self.progress = None,
+        }
+    }
+
+    /// Print a piece of a longer text as it is; whether somebody still reads it.
+    pub fn stream(&mut self, text: &[u8]) -> bool {
+        let print = || {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(text).and_then(|()| stdout.flush()).is_ok()
+        };
+        match &self.display {
+            Some(display) if !text.is_empty() => display.above(print),
+            _ => print(),
         }
     }
 
     /// Ask a question that wants yes or no; no terminal means no.
     pub fn confirm(&mut self, question: &str) -> bool {
-        if !std::io::stdin().is_terminal() {
-            return false;
-        }
-        let mut stderr = std::io::stderr().lock();
-        let asked = write!(stderr, "be: {question} [y/N] ").and_then(|()| stderr.flush());
-        let mut answer = String::new();
-        asked.is_ok()
-            && std::io::stdin().read_line(&mut answer).is_ok()
-            && matches!(answer.trim(), "y" | "Y" | "yes")
+        let answer = self.ask(&format!("be: {question} [y/N] "));
+        answer.is_some_and(|answer| matches!(answer.as_str(), "y" | "Y" | "yes"))
     }
 
-    fn end_line(&mut self) {
-        if std::mem::take(&mut self.line_open) {
-            err("");
+    /// Whether there is a person at a terminal who can be asked.
+    pub fn can_ask(&self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
+    /// Ask a question; none without a terminal, or at the end of the input.
+    pub fn ask(&mut self, question: &str) -> Option<String> {
+        if !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let mut stderr = std::io::stderr().lock();
+        let asked = write!(stderr, "{question}").and_then(|()| stderr.flush());
+        let mut answer = String::new();
+        let read = asked.and_then(|()| std::io::stdin().read_line(&mut answer));
+        (read.ok()? > 0).then(|| answer.trim().to_owned())
+    }
+
+    /// Something for a person to decide on.
+    pub fn show(&mut self, text: &str) {
+        self.end_display();
+        let _closed = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn end_display(&mut self) {
+        if let Some(ended) = self.display.take().and_then(Display::end) {
+            self.note(&ended);
         }
     }
 
@@ -224,6 +299,11 @@ fn head(verb: &str) -> Map<String, Value> {
 fn out(text: &str) {
     // A closed pipe (`be list | head`) is no failure of ours.
     let _closed = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn has_terminal() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    std::io::stderr().is_terminal() && !dumb
 }
 
 fn err(line: &str) {

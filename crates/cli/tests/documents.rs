@@ -39,7 +39,7 @@ fn every_verb_and_option_is_in_the_manual() {
 fn every_key_of_the_configuration_is_in_its_manual() {
     let manual = read("man/be.toml.5");
     // The keys, as the parser itself names them when one is unknown.
-    for section in ["upgrade", "menu", "prune"] {
+    for section in ["upgrade", "menu", "prune", "gates", "test"] {
         let error = be_core::config::Config::parse(&format!("[{section}]\nnonsense = 1\n"))
             .expect_err("an unknown key is an error");
         assert!(manual.contains(&format!("Ss [{section}]")));
@@ -56,6 +56,31 @@ fn every_key_of_the_configuration_is_in_its_manual() {
         .step_by(2)
     {
         assert!(manual.contains(&format!("Ss [{section}]")), "{section}");
+    }
+}
+
+#[test]
+fn every_key_of_a_package_manager_is_in_its_manual() {
+    let manual = read("man/be-managers.5");
+    let apt = read("crates/core/src/manager/apt.toml");
+    for (text, nonsense) in [
+        (format!("nonsense = 1\n{apt}"), "nonsense"),
+        (
+            apt.replace("[preview]", "[preview]\nnonsense = 1"),
+            "nonsense",
+        ),
+    ] {
+        let error =
+            be_core::manager::Profile::parse("apt", &text).expect_err("an unknown key is an error");
+        assert!(error.contains(nonsense), "{error}");
+        let expected = error.split("expected").nth(1).unwrap_or_default();
+        let keys: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{error}");
+        for key in keys {
+            let described = [format!("Ic {key} "), format!("[{key}]")];
+            let described = described.iter().any(|words| manual.contains(words));
+            assert!(described, "{key}: {error}");
+        }
     }
 }
 

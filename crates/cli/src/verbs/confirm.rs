@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use be_core::execute::came_up;
-use be_core::health;
+use be_core::health::{self, Place};
 use be_core::host;
 use be_core::name::EnvName;
 use be_core::plan;
@@ -13,6 +13,7 @@ use be_core::reboot;
 use be_core::refusal::Refusal;
 use be_core::selection::Boot;
 use be_core::session::Session;
+use be_core::vm;
 use serde_json::json;
 
 use crate::args::Global;
@@ -32,6 +33,30 @@ pub struct Args {
     /// For the health service: check first; if it is on trial and not well, reboot.
     #[arg(long)]
     boot: bool,
+}
+
+/// The test that this virtual machine was booted for by `be test`, if it was.
+pub fn tested(args: &Args) -> Option<String> {
+    vm::token().filter(|_| args.boot)
+}
+
+/// Tell who watches the test whether all is well, and confirm nothing.
+pub fn for_test(token: &str, global: &Global) -> Result<Outcome> {
+    let failures = match look(global) {
+        Ok(found) => found.failures,
+        Err(e) => vec![format!("its health cannot be checked: {e:#}")],
+    };
+    vm::tell(token, &failures)?;
+    Ok(Outcome::new(
+        json!({ "well": failures.is_empty(), "failures": failures }),
+    ))
+}
+
+fn look(global: &Global) -> Result<health::Findings> {
+    let session = Session::open(&global.sysroot)?;
+    let inv = session.observe()?;
+    let name = inv.running()?.name().clone();
+    health::check(&session, &inv, &name, Place::Guest)
 }
 
 /// The service runs on every boot, also where nothing is managed.
@@ -140,7 +165,7 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
             )),
         );
     }
-    let found = health::check(&ctx.session, &work.inv, &name)?;
+    let found = health::check(&ctx.session, &work.inv, &name, Place::Machine)?;
     health::note(&ctx.session.store, &name, &found, ctx.now)?;
     let mut outcome = match (found.failures.is_empty(), on_trial, &boot) {
         (true, ..) => {

@@ -2,7 +2,7 @@
 
 mod document;
 mod script;
-mod text;
+pub mod text;
 
 use anyhow::Result;
 use be_core::diff::{Depth, Family, Side, compare};

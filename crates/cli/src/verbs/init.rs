@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use be_core::crypt;
 use be_core::files;
 use be_core::layout::describe;
+use be_core::model::Inventory;
 use be_core::name::EnvName;
 use be_core::plan::{self, Step};
 use be_core::record::Policy;
@@ -27,6 +29,10 @@ pub struct Args {
     /// Let systemd reset a machine that hangs, where there is a watchdog device.
     #[arg(long)]
     watchdog: bool,
+
+    /// Start be upgrade --unattended every night: by a timer of systemd, or by cron.
+    #[arg(long)]
+    nightly: bool,
 
     /// Give GRUB's own files a subvolume of their own, shared by all environments.
     ///
@@ -72,7 +78,13 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         name: args.name.clone(),
         now: ctx.now,
         script_installed: be_core::hook::script_installed(root),
-        files: files::look(root, args.watchdog),
+        files: files::look(
+            root,
+            files::Asked {
+                watchdog: args.watchdog,
+                nightly: args.nightly,
+            },
+        ),
     };
     // Once without the lock: it lies in the store, which is not made before all rules are met.
     let inv = ctx.session.observe()?;
@@ -87,6 +99,9 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let mut planned = plan::init(inv, &request)?;
     let no_watchdog = files::no_watchdog(&ctx.session.root).filter(|_| args.watchdog);
     planned.notes.extend(no_watchdog.map(str::to_owned));
+    let no_nightly = files::no_nightly(&ctx.session.root).filter(|_| args.nightly);
+    planned.notes.extend(no_nightly.map(str::to_owned));
+    planned.notes.extend(encryption(ctx, inv));
     let found = describe(&inv.system);
     let text: String = found
         .found
@@ -124,6 +139,18 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         "{text}{list}This system is environment {name} now. Next: be upgrade\n"
     ))
     .notes(done.notes.clone()))
+}
+
+/// What it means that the root is encrypted, and what may keep GRUB out of it.
+fn encryption(ctx: &Context, inv: &Inventory) -> Vec<String> {
+    let Some(found) = crypt::look(&ctx.session, inv) else {
+        return Vec::new();
+    };
+    let asks = "the root is encrypted: GRUB asks for the passphrase at every boot, those of a \
+                trial and the one that falls back included";
+    let obstacles = found.obstacles().into_iter();
+    let obstacles = obstacles.map(|o| format!("{}: {}; {}", o.object, o.text, o.remedy));
+    [asks.to_owned()].into_iter().chain(obstacles).collect()
 }
 
 /// The path that a step puts something of ours in.

@@ -1,6 +1,7 @@
 //! `be status`
 
 use anyhow::Result;
+use be_core::name::EnvName;
 use be_core::portage::state::Debt;
 use be_core::refusal::exit;
 use be_core::status::{self, Next, Pending, Status, Why};
@@ -8,6 +9,7 @@ use chrono::{DateTime, FixedOffset, Local};
 use serde_json::{Map, Value, json};
 
 use crate::context::Context;
+use crate::display::in_words;
 use crate::reporter::{Outcome, count};
 
 /// Say where this machine is: what runs, what boots next and why, what is unfinished.
@@ -62,7 +64,7 @@ fn text(found: &Status) -> String {
         line("behind", &behind);
     }
     for (name, debt) in &found.debts {
-        line("to do", &format!("{name}: {}", owed(debt)));
+        line("to do", &format!("{name}: {}", owed(name, debt)));
     }
     line(
         "space",
@@ -148,23 +150,26 @@ fn local(time: DateTime<FixedOffset>) -> String {
 fn unfinished(pending: &Pending) -> String {
     let since = pending.since.map(|t| format!(", {}", local(t)));
     let remedy = pending.remedy.as_ref().map(|r| format!(" ({r})"));
+    let merging = pending.merging.as_ref();
+    let merging = merging.map(|m| format!(": {}", in_words(m, Local::now().timestamp())));
     format!(
-        "{}: {}{}{}",
+        "{}: {}{}{}{}",
         pending.environment,
         pending.text,
+        merging.unwrap_or_default(),
         since.unwrap_or_default(),
         remedy.unwrap_or_default()
     )
 }
 
-fn owed(debt: &Debt) -> String {
+fn owed(name: &EnvName, debt: &Debt) -> String {
     let some = |n: usize, what: String, how: &str| (n > 0).then(|| format!("{what} ({how})"));
     let (config, libs) = (debt.config.len(), debt.preserved_libs.len());
     let parts = [
         some(
             config,
             count(config, "new configuration file"),
-            "dispatch-conf",
+            &format!("be config {name}"),
         ),
         some(
             debt.news,
@@ -257,7 +262,7 @@ mod tests {
             ..Debt::default()
         };
         assert_eq!(
-            owed(&debt),
+            owed(&EnvName::parse("x").expect("a name"), &debt),
             "1 unread news item (eselect news read), \
              kept for old programs: 2 of the libraries (emerge @preserved-rebuild)"
         );

@@ -2,23 +2,29 @@
 
 use anyhow::Result;
 use be_core::chroot::Interrupted;
+use be_core::config::Unbooted;
+use be_core::gates::{Found, Gate};
+use be_core::manager::{self, Manager};
 use be_core::menu::Written;
 use be_core::name::{EnvName, Named};
-use be_core::portage::log::{Progress, render};
 use be_core::portage::pretend::Planned;
-use be_core::record::Phase;
-use be_core::upgrade::{self, Kind, Outcome as Upgraded, Request, Watch};
+use be_core::upgrade::{self, Kind, Outcome as Upgraded, Pretended, Request};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
+mod show;
+mod unattended;
+
+use self::show::Show;
 use super::activate::{self, Trial};
 use crate::complete;
 use crate::context::Context;
-use crate::reporter::{Outcome, Reporter};
+use crate::reporter::Outcome;
 
-/// Upgrade a clone of the running system with Portage, and make it boot next.
+/// Upgrade a clone of the running system with its package manager, and make it boot next.
 ///
 /// The running system is not touched. Everything after -- goes to emerge; without a
-/// package or set there, @world is upgraded.
+/// package or set there, @world is upgraded. Another package manager gets it as well.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name for the new environment; the date of today if not given.
@@ -47,56 +53,59 @@ pub struct Args {
     activate: bool,
     #[command(flatten)]
     trial: Trial,
-    /// Upgrade also if the very same did not boot before.
+    /// Upgrade also if the very same failed or did not boot before, or waits to be booted.
     #[arg(long)]
     again: bool,
-    /// Options and packages for emerge.
+    /// What becomes of the result of an earlier upgrade that was never booted: it is deleted
+    /// once the new one is ready, both are kept, or the upgrade goes on in it.
+    #[arg(long, value_name = "WHAT", conflicts_with = "continued")]
+    unbooted: Option<Earlier>,
+    /// For a timer or cron: say nothing while it works and where there is nothing to do, go by
+    /// [nightly] of be.toml, and prune afterwards.
+    #[arg(long, conflicts_with = "pretend")]
+    unattended: bool,
+    /// Wait a random time first, up to so many minutes.
+    #[arg(long, value_name = "MINUTES", requires = "unattended")]
+    delay: Option<u32>,
+    /// Reboot when it is done, if nobody is logged in.
+    #[arg(long, requires = "unattended")]
+    reboot_if_idle: bool,
+    /// Wait until another upgrade that runs has ended, instead of exit code 4.
+    #[arg(long)]
+    wait: bool,
+    /// Do not ask this gate; --continue remembers it.
+    #[arg(long = "no-gate", value_name = "GATE", value_parser = gate())]
+    no_gates: Vec<Gate>,
+    /// Remove what nothing needs any more, once all is merged; kernels stay.
+    #[arg(long, conflicts_with = "pretend")]
+    depclean: bool,
+    /// Options and packages for emerge, or for another package manager.
     #[arg(last = true, value_name = "EMERGE-OPTION")]
     options: Vec<String>,
 }
 
-/// Shows an upgrade at work.
-struct Show<'a> {
-    reporter: &'a mut Reporter,
-    last: String,
+/// What becomes of an earlier result.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Earlier {
+    Replace,
+    Keep,
+    Continue,
 }
 
-impl Watch for Show<'_> {
-    fn note(&mut self, text: &str) {
-        self.reporter.note(text);
-    }
-
-    fn phase(&mut self, name: &EnvName, phase: Phase) {
-        let what = match phase {
-            Phase::Clone => "cloning",
-            Phase::Sync => "synchronising the repositories",
-            Phase::Preview => "computing what to merge",
-            Phase::Merge => "merging",
-            Phase::Check => "checking the result",
-            Phase::Done => "done",
-        };
-        self.reporter.note(&format!("{name}: {what}"));
-        self.reporter.progress(
-            &json!({ "schema": "be/v1", "event": "phase", "environment": name, "phase": phase }),
-        );
-    }
-
-    fn progress(&mut self, progress: &Progress, left: Option<u64>, now: i64) {
-        let line = render(progress, now, left, 79);
-        if line == self.last {
-            return;
+impl From<Earlier> for Unbooted {
+    fn from(earlier: Earlier) -> Self {
+        match earlier {
+            Earlier::Replace => Self::Replace,
+            Earlier::Keep => Self::Keep,
+            Earlier::Continue => Self::Continue,
         }
-        self.reporter.status_line(&line);
-        self.reporter.progress(&json!({
-            "schema": "be/v1",
-            "event": "merge",
-            "done": progress.done,
-            "total": progress.total,
-            "package": progress.current().map(|job| &job.package),
-            "seconds_left": left,
-        }));
-        self.last = line;
     }
+}
+
+/// The gates that can be switched off, by their names.
+fn gate() -> impl TypedValueParser<Value = Gate> {
+    let names = PossibleValuesParser::new(Gate::SWITCHED.map(Gate::name));
+    names.try_map(|name| Gate::parse(&name).ok_or("there is no such gate"))
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
@@ -120,44 +129,61 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         },
         trial: args.trial.wanted(),
         again: args.again,
+        unbooted: args.unbooted.map(Unbooted::from),
+        wait: args.wait,
+        no_gates: args.no_gates.clone(),
+        depclean: args.depclean,
         options: args.options.clone(),
         now: ctx.now,
     };
     if ctx.dry_run {
         return dry_run(ctx, &request);
     }
+    if args.unattended {
+        return unattended::run(args, &request, ctx);
+    }
     // Confirms the running environment and gives the lock back: an upgrade takes it itself.
     drop(ctx.begin()?);
     let interrupted = Interrupted::watch()?;
-    let mut show = Show {
-        reporter: ctx.reporter,
-        last: String::new(),
+    let mut show = Show::new(ctx.reporter);
+    let done = upgrade::run(&ctx.session, &request, &interrupted, &mut show)?;
+    let wanted = matches!(done, Upgraded::Ready(_)) && ctx.session.config.prune.after_upgrade;
+    let pruned = match wanted {
+        true => super::prune::afterwards(ctx),
+        false => Vec::new(),
     };
-    match upgrade::run(&ctx.session, &request, &interrupted, &mut show)? {
+    outcome(done, pruned)
+}
+
+/// What it came to, with what was pruned after it.
+fn outcome(done: Upgraded, pruned: Vec<String>) -> Result<Outcome> {
+    let report = match done {
         Upgraded::Pretended(planned) => {
-            let text: String = planned.iter().map(|p| line(p) + "\n").collect();
-            Ok(Outcome::new(json!({ "pretended": planned })).text(text))
-        }
-        Upgraded::Ready(report) => {
-            let menu: Vec<String> = report.menu.iter().flat_map(Written::notes).collect();
-            let pruned = match ctx.session.config.prune.after_upgrade {
-                true => super::prune::afterwards(ctx),
-                false => Vec::new(),
+            let lines: Vec<String> = match &planned {
+                Pretended::Portage(planned) => planned.iter().map(line).collect(),
+                Pretended::Profile(planned) => planned.iter().map(plain_line).collect(),
             };
-            Ok(Outcome::new(json!({
-                "environment": report.name,
-                "packages": report.packages,
-                "kernel": report.kernel,
-                "debt": report.debt,
-                "activated": report.activated.is_some(),
-                "boot": report.activated.as_ref().map(activate::document),
-            }))
-            .text(report.text())
-            .notes(report.notes.clone())
-            .notes(menu)
-            .notes(pruned))
+            let text: String = lines.into_iter().map(|line| line + "\n").collect();
+            return Ok(Outcome::new(json!({ "pretended": planned })).text(text));
         }
-    }
+        Upgraded::Ready(report) => report,
+    };
+    let menu: Vec<String> = report.menu.iter().flat_map(Written::notes).collect();
+    Ok(Outcome::new(json!({
+        "environment": report.name,
+        "packages": report.packages,
+        "kernel": report.kernel,
+        "config": report.config,
+        "debt": report.debt,
+        "replaced": report.replaced,
+        "gates": report.gates.iter().map(Found::record).collect::<Vec<_>>(),
+        "activated": report.activated.is_some(),
+        "boot": report.activated.as_ref().map(activate::document),
+    }))
+    .text(report.text())
+    .notes(report.notes.clone())
+    .notes(menu)
+    .notes(pruned))
 }
 
 /// `app-misc/hello 1 -> 2`, or the new package alone.
@@ -172,6 +198,16 @@ fn line(planned: &Planned) -> String {
     }
 }
 
+/// The same of another package manager: `hello 1 -> 2`.
+fn plain_line(planned: &manager::Planned) -> String {
+    let (package, old) = (&planned.package, planned.old.join(" "));
+    match (&planned.new, old.is_empty()) {
+        (Some(new), true) => format!("{package} {new} (new)"),
+        (Some(new), false) => format!("{package} {old} -> {new}"),
+        (None, _) => format!("{package} {old} (removed)"),
+    }
+}
+
 fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     let (record, plan) = upgrade::plan(&ctx.session, &ctx.session.observe()?, request)?;
     let name = &record.name;
@@ -181,8 +217,27 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     }
     steps.push(format!("compute what to merge in {name}"));
     if !request.pretend {
+        steps.push(format!("fetch what is needed in {name}"));
         steps.push(format!("merge it in {name}"));
+        let manager = ctx.session.manager_of(&ctx.session.root)?;
+        let portage = manager.unwrap_or_default() == Manager::Portage;
+        if portage {
+            steps.push(format!("do the chores that are due in {name}"));
+        }
+        if portage && ctx.session.config.upgrade.merge_config {
+            steps.push(format!("merge configuration files in {name}"));
+        }
         steps.push(format!("check that {name} boots"));
+        let gates = &ctx.session.config.gates;
+        let asked = Gate::SWITCHED.into_iter();
+        let asked = asked.filter(|g| g.is_on(gates) && !request.no_gates.contains(g));
+        let asked: Vec<_> = asked.map(Gate::name).collect();
+        if !asked.is_empty() {
+            steps.push(format!(
+                "take {name} through the gates {}",
+                asked.join(", ")
+            ));
+        }
         steps.push(
             match request
                 .activate

@@ -113,7 +113,7 @@ fn packages(packages: &PackageDiff) -> Vec<Line> {
 }
 
 /// As in an atom; the usual slot is not shown.
-fn atom(package: &str, slot: &str) -> String {
+pub fn atom(package: &str, slot: &str) -> String {
     match slot {
         "0" => package.to_owned(),
         slot => format!("{package}:{slot}"),
@@ -250,13 +250,14 @@ fn counts(counts: &[(usize, &str)]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-fn growth_text(growth: i64) -> String {
+/// The same with a sign.
+pub fn growth_text(growth: i64) -> String {
     let sign = if growth < 0 { '-' } else { '+' };
     format!("{sign}{}", size_text(growth.unsigned_abs()))
 }
 
 /// `512 B`, `1.5 KiB`, `12.0 MiB`.
-fn size_text(bytes: u64) -> String {
+pub fn size_text(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
