@@ -72,6 +72,15 @@ impl Fingerprint {
         Ok(Self { facts })
     }
 
+    /// The same, whenever files were written.
+    #[must_use]
+    pub fn without_times(mut self) -> Self {
+        for fact in self.facts.values_mut() {
+            fact.mtime = (0, 0);
+        }
+        self
+    }
+
     /// How many paths there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use xtask::{cache, demo, lab, packages, say, test};
+use xtask::test::{self, Extent};
+use xtask::{cache, demo, lab, packages, say};
 
 const USAGE: &str = "\
 usage: cargo xtask demo            watch be at work on a disk image
        cargo xtask lab [--clean]   build the lab that the tests run in, or remove it
-       cargo xtask test            run every test";
+       cargo xtask test            run the tests
+       cargo xtask test --thorough run every test, also those that repeat what others show
+                                   in another setting";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,7 +34,8 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["lab", "--clean"] => cache::clean(),
         ["demo"] => demo::run(),
         ["demo-as-root", be] => demo::as_root(be.as_ref()),
-        ["test"] => test::all(),
+        ["test"] => test::all(Extent::Usual),
+        ["test", "--thorough"] => test::all(Extent::Thorough),
         _ => bail!("{USAGE}"),
     }
 }

@@ -97,6 +97,8 @@ fn remove(dir: &Path) -> Result<()> {
     // what is still mounted must not be deleted into.
     points.reverse();
     for point in points {
+        // A disk may lie on a disk.
+        loopdev::detach_below(&point)?;
         umount(&point).with_context(|| format!("unmount {}", point.display()))?;
     }
     loopdev::detach_below(dir)?;

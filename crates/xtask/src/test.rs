@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test there is, the plain ones first.
+//! `cargo xtask test`: the plain tests first, then those on real file systems and machines.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,11 +10,23 @@ use nix::unistd::Uid;
 use crate::run::{cmd, status};
 use crate::{lab, packages, say};
 
-/// Runs every test.
+/// The module, in any file, of tests that repeat what others show in another setting.
+const THOROUGH: &str = "thorough::";
+
+/// Which tests are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that show something of their own.
+    Usual,
+    /// Every one.
+    Thorough,
+}
+
+/// Runs the tests.
 ///
 /// # Errors
 /// The first step that fails ends it.
-pub fn all() -> Result<()> {
+pub fn all(extent: Extent) -> Result<()> {
     step("what the machine lacks", packages::ensure_host_tools)?;
     step("format", || cargo(&["fmt", "--all", "--check"], false))?;
     step("lints", || {
@@ -36,7 +48,7 @@ pub fn all() -> Result<()> {
         cargo(&["build", "--package", "be", "--quiet"], false)
     })?;
     step("the lab", ensure_lab)?;
-    let real = [
+    let mut real = vec![
         "test",
         "--workspace",
         "--quiet",
@@ -45,6 +57,9 @@ pub fn all() -> Result<()> {
         "--test-threads",
         "2",
     ];
+    if extent == Extent::Usual {
+        real.extend(["--skip", THOROUGH]);
+    }
     step("tests on real file systems and machines", || {
         cargo(&real, true)
     })

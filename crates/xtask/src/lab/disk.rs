@@ -1,6 +1,6 @@
 //! A disk that boots from power-on, BIOS and UEFI: made once for a layout, then copied.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +9,7 @@ use nix::fcntl::Flock;
 use crate::cache::{self, Key, artifact};
 use crate::fill::{configure, fill};
 use crate::image::{BOOT_SIZE, Layout, Source, Tree, sparse_file};
+use crate::lab::luks::{self, Luks};
 use crate::lab::{Lab, boot, guest, root};
 use crate::loopdev::{Loop, Mount};
 use crate::run::{cmd, run};
@@ -19,6 +20,8 @@ const SECTOR: u64 = 512;
 const SIZE: u64 = 4 << 30;
 /// The first sector of the first partition, and what stays free at the end.
 const MARGIN: u64 = 2048;
+/// A partition that not every disk has.
+const MORE: u32 = 5;
 /// Bytes of an ESP that holds nothing but GRUB's core.
 const SMALL_ESP: u64 = 32 << 20;
 
@@ -108,6 +111,21 @@ impl Disk {
     pub fn new(layout: Layout) -> Result<Self> {
         let lab = Lab::ensure()?;
         let cached = ensure(&lab, layout)?;
+        Self::copy(&cached, layout, lab)
+    }
+
+    /// A copy of a disk of [`Layout::AtSubvol`] whose btrfs lies in LUKS, for UEFI; it is
+    /// built if need be. The host cannot mount it, and its kernel is one of its own.
+    ///
+    /// # Errors
+    /// As [`Disk::new`].
+    pub fn encrypted(luks: Luks) -> Result<Self> {
+        let lab = Lab::ensure()?;
+        let cached = luks::ensure(&lab, luks)?;
+        Self::copy(&cached, Layout::AtSubvol, lab)
+    }
+
+    fn copy(cached: &Path, layout: Layout, lab: Lab) -> Result<Self> {
         let uuid = fs::read_to_string(cached.join("uuid"))
             .with_context(|| format!("read the uuid in {}", cached.display()))?;
         let dir = temp::dir(1 << 30)?;
@@ -171,6 +189,26 @@ impl Disk {
         })
     }
 
+    /// Adds a partition that is larger than that of the root, and returns its number.
+    pub(super) fn add_partition(&self) -> Result<u32> {
+        let file = File::options().write(true).open(self.path())?;
+        file.set_len(2 * SIZE)?;
+        run(cmd("sgdisk", ["--move-second-header"])
+            .arg(format!("--new={MORE}:{}:0", SIZE / SECTOR))
+            .arg(self.path()))?;
+        Ok(MORE)
+    }
+
+    /// Gives up what is in the partition of the root.
+    pub(super) fn forget_plain(&self) -> Result<()> {
+        let part = Table::of(self.layout).root;
+        run(cmd("fallocate", ["--punch-hole"])
+            .arg(format!("--offset={}", part.first * SECTOR))
+            .arg(format!("--length={}", part.sectors * SECTOR))
+            .arg(self.path()))?;
+        Ok(())
+    }
+
     fn mount_as(
         &self,
         mount: impl FnOnce(&Volumes, &Path) -> Result<Mounted>,
@@ -194,7 +232,7 @@ pub struct DiskMount {
     // Dropped in this order.
     mounted: Mounted,
     volumes: Volumes,
-    _lock: Flock<fs::File>,
+    _lock: Flock<File>,
 }
 
 impl DiskMount {

@@ -37,6 +37,15 @@ const MODULES: &[&str] = &[
 /// In the initramfs: the root's disk and file system.
 const EARLY: &[&str] = &["virtio_pci", "virtio_blk", "btrfs"];
 
+/// What a kernel of its own has beside what every kernel of the lab has.
+#[derive(Default)]
+pub(super) struct More<'a> {
+    /// Modules, in the initramfs as well.
+    pub modules: &'a [&'a str],
+    /// A directory that is copied into the initramfs.
+    pub files: Option<&'a Path>,
+}
+
 /// One kernel of the lab.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -85,8 +94,8 @@ fn build(out: &Path) -> Result<()> {
         let work = temp.path().join(suite);
         fs::create_dir(&work).with_context(|| format!("make {}", work.display()))?;
         let (full, package) = fetch(suite, &work)?;
-        let kernel =
-            reduce(&full, package, out, &work).with_context(|| format!("kernel of {suite}"))?;
+        let kernel = reduce(&full, package, &More::default(), out, &work)
+            .with_context(|| format!("kernel of {suite}"))?;
         fs::write(
             out.join(format!("{suite}.version")),
             format!("{} {}\n", kernel.package, kernel.release),
@@ -96,7 +105,7 @@ fn build(out: &Path) -> Result<()> {
 }
 
 /// Downloads and unpacks the kernel package of a suite.
-fn fetch(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
+pub(super) fn fetch(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
     let apt = Apt::new(suite, work)?;
     let meta = apt.show(PACKAGE)?;
     let field = |name: &str, end: [char; 3]| {
@@ -117,7 +126,13 @@ fn fetch(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
 }
 
 /// Makes the installable tree `out/VERSION` from an unpacked package.
-fn reduce(full: &Path, package: String, out: &Path, work: &Path) -> Result<Kernel> {
+pub(super) fn reduce(
+    full: &Path,
+    package: String,
+    more: &More<'_>,
+    out: &Path,
+    work: &Path,
+) -> Result<Kernel> {
     let modules = full.join("lib/modules");
     let release = fs::read_dir(&modules)
         .with_context(|| format!("read {}", modules.display()))?
@@ -142,7 +157,7 @@ fn reduce(full: &Path, package: String, out: &Path, work: &Path) -> Result<Kerne
         fs::copy(modules.join(release).join(file), target.join(file))
             .with_context(|| format!("copy {file}"))?;
     }
-    for path in with_dependencies(full, release, MODULES)? {
+    for path in with_dependencies(full, release, &[MODULES, more.modules].concat())? {
         let relative = path.strip_prefix(modules.join(release))?;
         plain_copy(&path, &target.join(plain_name(relative)))?;
     }
@@ -152,9 +167,10 @@ fn reduce(full: &Path, package: String, out: &Path, work: &Path) -> Result<Kerne
         tree.join(format!("boot/vmlinuz-{release}")),
     )
     .context("copy the kernel")?;
-    let early = with_dependencies(&tree, release, EARLY)?;
+    let early = with_dependencies(&tree, release, &[EARLY, more.modules].concat())?;
     initramfs(
         &early,
+        more.files,
         &tree.join(format!("boot/initramfs-{release}.img")),
         work,
     )?;
@@ -217,7 +233,7 @@ fn plain_copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn initramfs(modules: &[PathBuf], image: &Path, work: &Path) -> Result<()> {
+fn initramfs(modules: &[PathBuf], files: Option<&Path>, image: &Path, work: &Path) -> Result<()> {
     let tree = work.join("initramfs");
     for dir in ["bin", "dev", "proc", "sys", "modules", "newroot"] {
         fs::create_dir_all(tree.join(dir))?;
@@ -236,6 +252,9 @@ fn initramfs(modules: &[PathBuf], image: &Path, work: &Path) -> Result<()> {
         fs::copy(module, tree.join("modules").join(name))
             .with_context(|| format!("copy {}", module.display()))?;
         writeln!(order, "{}", name.to_string_lossy())?;
+    }
+    if let Some(files) = files {
+        run(cmd("cp", ["-a"]).arg(files.join(".")).arg(&tree))?;
     }
     let cpio = work.join("initramfs.cpio");
     let names = run(cmd("find", ["."]).current_dir(&tree))?;

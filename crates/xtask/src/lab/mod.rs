@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::{cache, image, run, say, temp};
 
-pub(crate) mod base;
+pub mod base;
 mod boot;
 mod debian;
 pub mod disk;
@@ -15,6 +15,8 @@ pub mod grub;
 mod guest;
 pub mod inits;
 mod kernel;
+pub mod luks;
+pub mod managers;
 mod root;
 
 pub use kernel::Kernel;
@@ -69,6 +71,9 @@ pub fn build_all() -> Result<()> {
         inits::ensure(init, &base)?;
     }
     grub::older()?;
+    for luks in [luks::Luks::One, luks::Luks::Two] {
+        luks::ensure(&lab, luks)?;
+    }
     let sizes = run::run(run::cmd("du", ["-h", "--max-depth=1"]).arg(cache::dir()))?;
     for line in sizes.lines() {
         say(line);
