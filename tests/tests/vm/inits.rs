@@ -2,26 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use be_tests::be::Be;
 use be_tests::vm::{LONG, Machine, emulated};
 use xtask::image::{Layout, Tree};
-use xtask::lab::disk::DiskMount;
 use xtask::lab::inits::Init;
 use xtask::vm::Firmware;
+
+use crate::distribution::{SICK, boots, boots_once, leave, machine, start};
 
 /// Prints GRUB's menu as it lies on the disk.
 const MENU: &str = "mount -o ro,subvolid=5 \"$(findmnt -n -o SOURCE / | sed 's/\\[.*//')\" /mnt && \
                     cat /mnt/@be/.grub/menu.cfg; umount /mnt";
-
-/// Makes an environment that is told something else, and has a check that fails.
-const SICK: &str = "be create sick && d=$(be mount sick) && mkdir -p $d/etc/be/health.d/required && \
-    printf '#!/bin/sh\\ncat /proc/cmdline\\nexit 1\\n' >$d/etc/be/health.d/required/cold && \
-    chmod +x $d/etc/be/health.d/required/cold && \
-    echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX lab.cold\"' >>$d/etc/default/grub && \
-    be umount sick";
 
 #[test]
 #[ignore = "needs root and QEMU"]
@@ -130,13 +122,6 @@ fn a_hang_falls_back(machine: &mut Machine) -> Result<()> {
     Ok(())
 }
 
-/// A command that ends the running system after it has said this.
-fn leave(machine: &mut Machine, command: &str, says: &str) -> Result<()> {
-    machine.vm().send(&format!("{command}\n"))?;
-    machine.vm().expect(says, LONG)?;
-    Ok(())
-}
-
 /// A boot that hangs, in small, and the emergency shell. What judges is replaced: this is
 /// about when it is asked.
 fn systemd_judges_what_does_not_come_up(machine: &mut Machine) -> Result<()> {
@@ -198,6 +183,10 @@ fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
             )
         })?;
 
+        machine.sh("be create well && be activate -t well")?;
+        let words = ["be.boot=once", "be.boot=default"];
+        boots_once(&mut machine, Init::OpenRc, words)?;
+
         machine.sh(SICK)?;
         leave(
             &mut machine,
@@ -212,48 +201,6 @@ fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
         assert_eq!(cold_boots(&mut machine)?, [(true, false), (true, false)]);
         Ok(())
     })
-}
-
-/// What boots, to the end, by itself.
-fn boots(machine: &mut Machine, init: Init, name: &str, words: &str) -> Result<()> {
-    start(machine, init)?;
-    let line = machine.sh("cat /proc/cmdline; findmnt -no FSROOT /")?;
-    ensure!(line.contains(words), "{words}: {line}");
-    let listed = machine.json(&format!("list {name}"))?["environments"][0].clone();
-    let wanted = (true.into(), "confirmed".into());
-    let found = (&listed["running"], &listed["state"]);
-    let log = machine.sh(&format!("be log {name} || true"))?;
-    assert_eq!(found, (&wanted.0, &wanted.1), "{listed} {line} {log}");
-    Ok(())
-}
-
-/// A machine with `be` and this init.
-fn machine(
-    init: Init,
-    layout: Layout,
-    firmware: Firmware,
-    prepare: impl FnOnce(&DiskMount, &Be) -> Result<()>,
-) -> Result<Machine> {
-    Machine::new(layout, firmware, |mount, be| {
-        init.install(mount.root())?;
-        prepare(mount, be)
-    })
-}
-
-/// Waits until it has booted, to the end.
-fn start(machine: &mut Machine, init: Init) -> Result<()> {
-    let start = Instant::now();
-    if machine.is_off() {
-        machine.on()?;
-    }
-    machine.vm().wait_boot(LONG)?;
-    let shell = start.elapsed();
-    machine.vm().check(init.wait(), LONG)?;
-    let all = start.elapsed();
-    xtask::say(&format!(
-        "{init:?}: a shell after {shell:.1?}, all after {all:.1?}"
-    ));
-    Ok(())
 }
 
 /// When something happened to a unit, in microseconds since the kernel started.

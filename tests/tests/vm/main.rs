@@ -2,10 +2,13 @@
 
 mod blackout;
 mod boots;
+mod distribution;
 mod fallback;
 mod home;
 mod inits;
 mod laid_out;
+mod luks;
+mod matrix;
 mod menu;
 mod rename;
 mod split;

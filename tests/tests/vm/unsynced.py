@@ -1,8 +1,9 @@
-"""Runs a command whose calls of some ioctls do nothing, and tell it that they did all.
+"""Runs a command, some of whose ioctls and system calls do nothing and tell it that they did all.
 
     unsynced.py NUMBER[,NUMBER...] COMMAND [ARGUMENT...]
 
-For x86_64; the structures are those of linux/filter.h and linux/seccomp.h.
+A number with 0x is that of an ioctl. For x86_64; the structures are those of linux/filter.h
+and linux/seccomp.h.
 """
 
 import ctypes
@@ -16,9 +17,15 @@ ALLOW, FAIL_WITH_0 = 0x7FFF0000, 0x00050000
 IOCTL = 16
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 
-calls = [int(word, 16) for word in sys.argv[1].split(",")]
-program = [(LOAD, 0, 0, NUMBER), (IS_EQUAL, 0, len(calls) + 1, IOCTL), (LOAD, 0, 0, SECOND)]
-program += [(IS_EQUAL, len(calls) - i, 0, call) for i, call in enumerate(calls)]
+words = sys.argv[1].split(",")
+ioctls = [int(word, 16) for word in words if word.startswith("0x")]
+calls = [int(word) for word in words if not word.startswith("0x")]
+# A jump is over so many steps; the last one fails with 0.
+last = len(calls) + len(ioctls) + 4
+program = [(LOAD, 0, 0, NUMBER)]
+program += [(IS_EQUAL, last - i - 2, 0, call) for i, call in enumerate(calls)]
+program += [(IS_EQUAL, 0, len(ioctls) + 1, IOCTL), (LOAD, 0, 0, SECOND)]
+program += [(IS_EQUAL, len(ioctls) - i, 0, ioctl) for i, ioctl in enumerate(ioctls)]
 program += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, FAIL_WITH_0)]
 code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
 filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
