@@ -17,7 +17,12 @@ use serde_json::Value;
 pub struct Be {
     program: PathBuf,
     sysroot: PathBuf,
+    /// What it finds at /sys/dev/block.
+    block_devices: Option<PathBuf>,
 }
+
+/// Covers /sys/dev/block for one program alone.
+const COVERED: &str = "mount --bind \"$0\" /sys/dev/block && exec \"$@\"";
 
 impl Be {
     /// The program that was built with the tests, or `$BE_BIN`.
@@ -32,7 +37,15 @@ impl Be {
         Ok(Self {
             program,
             sysroot: sysroot.to_owned(),
+            block_devices: None,
         })
+    }
+
+    /// The same, which finds what is in `dir` at /sys/dev/block.
+    #[must_use]
+    pub fn with_block_devices(mut self, dir: PathBuf) -> Self {
+        self.block_devices = Some(dir);
+        self
     }
 
     /// Where the program is.
@@ -44,7 +57,15 @@ impl Be {
     /// A command that has not been started.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.block_devices {
+            Some(dir) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", COVERED]);
+                command.arg(dir).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command
             .arg("--sysroot")
             .arg(&self.sysroot)
@@ -69,17 +90,7 @@ impl Be {
     /// # Errors
     /// It cannot be started.
     pub fn start<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Running> {
-        let child = self
-            .command(args)
-            .process_group(0)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start be")?;
-        Ok(Running {
-            child: Some(child),
-            peak: 0,
-        })
+        Running::of(&mut self.command(args))
     }
 }
 
@@ -107,6 +118,12 @@ impl Outcome {
             .output()
             .unwrap_or_else(|e| panic!("cannot start {shown}: {e}"));
         Self::new(shown, &output)
+    }
+
+    /// Of a command that has ended.
+    #[must_use]
+    pub fn from_output(command: &Command, output: &Output) -> Self {
+        Self::new(xtask::run::show(command), output)
     }
 
     fn new(shown: String, output: &Output) -> Self {
@@ -197,6 +214,21 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command, as [`Be::start`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        let child = command
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start be")?;
+        let child = Some(child);
+        Ok(Self { child, peak: 0 })
+    }
+
     /// Its number.
     ///
     /// # Panics
@@ -250,7 +282,7 @@ impl Running {
     /// It cannot be waited for.
     pub fn has_ended(&mut self) -> Result<bool> {
         let pid = self.pid();
-        if let Some(kilobytes) = high_water(pid) {
+        if let Some(kilobytes) = held(pid) {
             self.peak = self.peak.max(kilobytes);
         }
         let child = self.child.as_mut().context("it has ended")?;
@@ -268,7 +300,7 @@ impl Running {
     }
 
     /// Waits for its end, looking at its memory all the time. Gives the most
-    /// that was resident, in kB, of this process alone.
+    /// that it held, in kB, of this process alone.
     ///
     /// # Errors
     /// It cannot be waited for.
@@ -289,9 +321,10 @@ impl Drop for Running {
     }
 }
 
-/// `VmHWM` of a process (proc_pid_status(5)), in kB.
-fn high_water(pid: Pid) -> Option<u64> {
+/// `RssAnon` of a process (proc_pid_status(5)), in kB: without the pages of its program, which
+/// the kernel can read again, and which are many without optimisation.
+fn held(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -36,7 +36,7 @@ pub fn read_from(images: &[PathBuf], device: &str, path: &str) -> Result<Vec<u8>
     Ok(output.stdout)
 }
 
-/// The entry that a menu boots by default.
+/// An entry of a menu.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The environment.
@@ -61,12 +61,19 @@ impl Choice {
             .lines()
             .find_map(|line| line.trim().strip_prefix("set default='be-"))
             .context("the menu has no default")?
-            .trim_end_matches('\'')
-            .to_owned();
+            .trim_end_matches('\'');
+        Self::named(menu, name)
+    }
+
+    /// The entry of an environment.
+    ///
+    /// # Errors
+    /// It has none, or it lacks something.
+    pub fn named(menu: &str, name: &str) -> Result<Self> {
         let entry = menu
             .split("\nmenuentry ")
             .find(|entry| entry.contains(&format!("--id 'be-{name}'")))
-            .context("the default has no entry")?;
+            .with_context(|| format!("{name} has no entry"))?;
         let word = |from: &str| -> Result<String> {
             let (_, rest) = entry
                 .split_once(from)
@@ -75,11 +82,11 @@ impl Choice {
             Ok(rest[..end].to_owned())
         };
         Ok(Self {
-            fs_uuid: word("--set=be_root '")?,
+            fs_uuid: word(&format!("be_ready '{name}' '"))?,
             linux: word("linux ($be_root)'")?,
             initrd: word("initrd ($be_root)'")?,
             subvolume: word("rootflags=subvol=")?,
-            name,
+            name: name.to_owned(),
         })
     }
 }

@@ -5,9 +5,11 @@ pub mod be;
 pub mod bench;
 pub mod disk;
 pub mod grub;
+pub mod played;
 pub mod small;
 pub mod store;
 pub mod system;
+pub mod terminal;
 pub mod user;
 pub mod vm;
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use xtask::lab::base;
 use xtask::loopdev::{Loop, Mount};
 use xtask::run::{cmd, run};
 use xtask::temp;
@@ -48,7 +49,18 @@ impl Small {
         let dir = temp::dir(bytes)?;
         let device = disk(&dir, DISK, bytes)?;
         run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
-        Self::filled(dir, device, None, "")
+        Self::filled(dir, device, None, "", None)
+    }
+
+    /// A new one of so many bytes, whose programs are those of the root in this tar.
+    ///
+    /// # Errors
+    /// There is no permission or no room.
+    pub fn unpacked(tar: &Path, bytes: u64) -> Result<Self> {
+        let dir = temp::dir(bytes / 4)?;
+        let device = disk(&dir, DISK, bytes)?;
+        run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
+        Self::filled(dir, device, None, "", Some(tar))
     }
 
     /// A new one on two disks, of which each has everything, compressed.
@@ -65,10 +77,16 @@ impl Small {
         )
         .args([device.node(), mirror.node()]))?;
         run(cmd("btrfs", ["device", "scan"]).args([device.node(), mirror.node()]))?;
-        Self::filled(dir, device, Some(mirror), ",compress-force=zstd")
+        Self::filled(dir, device, Some(mirror), ",compress-force=zstd", None)
     }
 
-    fn filled(dir: temp::Dir, device: Loop, mirror: Option<Loop>, options: &str) -> Result<Self> {
+    fn filled(
+        dir: temp::Dir,
+        device: Loop,
+        mirror: Option<Loop>,
+        options: &str,
+        tar: Option<&Path>,
+    ) -> Result<Self> {
         let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
         let uuid = uuid.trim().to_owned();
         let root = dir.path().join("root");
@@ -83,7 +101,11 @@ impl Small {
             "btrfs",
             &format!("subvol=/@{options}"),
         )?;
-        fill(mount.path(), &uuid)?;
+        match tar {
+            Some(tar) => base::unpack(tar, mount.path())?,
+            None => fill(mount.path())?,
+        }
+        furnish(mount.path(), &uuid)?;
         Ok(Self {
             mount,
             device,
@@ -132,13 +154,44 @@ fn disk(dir: &temp::Dir, name: &str, bytes: u64) -> Result<Loop> {
     Loop::attach(&file)
 }
 
-fn fill(root: &Path, uuid: &str) -> Result<()> {
+/// What makes a system bootable to `be`.
+fn furnish(root: &Path, uuid: &str) -> Result<()> {
+    let modules = format!("usr/lib/modules/{KERNEL}");
+    let modules = match root.join("lib").is_symlink() {
+        true => modules,
+        false => modules.replacen("usr/", "", 1),
+    };
+    for dir in ["boot/grub", "etc/default", "etc/grub.d", modules.as_str()] {
+        fs::create_dir_all(root.join(dir)).with_context(|| format!("make {dir}"))?;
+    }
+    for (path, text) in [
+        (format!("boot/vmlinuz-{KERNEL}"), "a kernel"),
+        (format!("boot/initramfs-{KERNEL}.img"), "an initramfs"),
+        (format!("{modules}/modules.dep"), ""),
+        ("boot/grub/grub.cfg".to_owned(), "set timeout=5\n"),
+        (
+            "etc/default/grub".to_owned(),
+            "GRUB_CMDLINE_LINUX=\"quiet\"\n",
+        ),
+        (
+            "etc/fstab".to_owned(),
+            &*format!("UUID={uuid} / btrfs subvol=/@,noatime 0 0\n"),
+        ),
+    ] {
+        fs::write(root.join(&path), text).with_context(|| format!("write {path}"))?;
+    }
+    let init = root.join("sbin/init");
+    fs::copy(busybox()?, &init)?;
+    fs::set_permissions(init, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// The programs of the smallest system: busybox, and an emerge that fails.
+fn fill(root: &Path) -> Result<()> {
     for dir in [
         "bin",
-        "boot/grub",
         "dev",
-        "etc/default",
-        "etc/grub.d",
+        "etc",
         "lib/modules",
         "proc",
         "root",
@@ -153,37 +206,20 @@ fn fill(root: &Path, uuid: &str) -> Result<()> {
     ] {
         fs::create_dir_all(root.join(dir)).with_context(|| format!("make {dir}"))?;
     }
-    let modules = format!("lib/modules/{KERNEL}");
-    fs::create_dir(root.join(&modules))?;
-    for (path, text) in [
-        (format!("boot/vmlinuz-{KERNEL}"), "a kernel"),
-        (format!("boot/initramfs-{KERNEL}.img"), "an initramfs"),
-        (format!("{modules}/modules.dep"), ""),
-        ("boot/grub/grub.cfg".to_owned(), "set timeout=5\n"),
-        (
-            "etc/default/grub".to_owned(),
-            "GRUB_CMDLINE_LINUX=\"quiet\"\n",
-        ),
-        (
-            "etc/fstab".to_owned(),
-            &*format!("UUID={uuid} / btrfs subvol=/@,noatime 0 0\n"),
-        ),
-        ("usr/bin/emerge".to_owned(), "#!/bin/sh\nexit 1\n"),
-    ] {
-        fs::write(root.join(&path), text).with_context(|| format!("write {path}"))?;
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.exists())
-        .context("there is no busybox")?;
-    fs::copy(busybox, root.join("bin/busybox"))?;
+    fs::write(root.join("usr/bin/emerge"), "#!/bin/sh\nexit 1\n").context("write emerge")?;
+    fs::copy(busybox()?, root.join("bin/busybox"))?;
     for name in ["sh", "cat", "sleep", "true", "touch"] {
         symlink("busybox", root.join("bin").join(name))?;
     }
-    fs::copy(root.join("bin/busybox"), root.join("sbin/init"))?;
-    for program in ["sbin/init", "usr/bin/emerge"] {
-        fs::set_permissions(root.join(program), fs::Permissions::from_mode(0o755))?;
-    }
+    let emerge = root.join("usr/bin/emerge");
+    fs::set_permissions(emerge, fs::Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+fn busybox() -> Result<PathBuf> {
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
+        .context("there is no busybox")
 }

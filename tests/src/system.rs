@@ -2,6 +2,7 @@
 //! tell it.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use xtask::chroot::Chroot;
 use xtask::fingerprint::Fingerprint;
 use xtask::host::HostState;
 use xtask::image::{Layout, LoopImage, Tree};
+use xtask::lab::managers::{self, Managed};
 use xtask::loopdev::{Loop, Mount};
 use xtask::process;
 use xtask::run::{cmd, run};
@@ -48,7 +50,10 @@ impl System {
     /// # Errors
     /// It cannot be made.
     pub fn lab(layout: Layout) -> Result<Self> {
-        Self::new(Kind::Lab(Box::new(LoopImage::plain(layout)?)), layout)
+        let system = Self::new(Kind::Lab(Box::new(LoopImage::plain(layout)?)), layout)?;
+        // Where tests run side by side, what gives way to everything else never gets on.
+        system.write("/etc/be/be.toml", "[upgrade]\npolite = false\n")?;
+        Ok(system)
     }
 
     /// The lab after `be init`, its root in `@`.
@@ -94,6 +99,18 @@ impl System {
     /// It cannot be made.
     pub fn adopted_small_of(bytes: u64) -> Result<Self> {
         let system = Self::new(Kind::Small(Small::sized(bytes)?), Layout::AtSubvol)?;
+        system.be.run(&["init"]).done();
+        Ok(system)
+    }
+
+    /// A system with the package manager of another distribution, after `be init`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn adopted_with(manager: Managed) -> Result<Self> {
+        const SIZE: u64 = 3 << 30;
+        let small = Small::unpacked(&managers::ensure(manager)?, SIZE)?;
+        let system = Self::new(Kind::Small(small), Layout::AtSubvol)?;
         system.be.run(&["init"]).done();
         Ok(system)
     }
@@ -198,6 +215,25 @@ impl System {
         Ok((mount, be))
     }
 
+    /// The same `be`, to which the loop devices of this system are disks, so that GRUB could
+    /// write to them.
+    ///
+    /// # Errors
+    /// The devices cannot be described.
+    pub fn on_disks(&self, be: &Be) -> Result<Be> {
+        let dir = self.dir().join("block-devices");
+        fs::create_dir_all(&dir)?;
+        for device in self.devices() {
+            let number = fs::metadata(&device)?.rdev();
+            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+            let link = dir.join(format!("{major}:{minor}"));
+            if !link.is_symlink() {
+                symlink("../../devices/pci0000:00/0000:00:01.0/block/vda", link)?;
+            }
+        }
+        Ok(be.clone().with_block_devices(dir))
+    }
+
     /// Makes a subvolume at this path from the top level.
     ///
     /// # Errors
@@ -267,7 +303,8 @@ impl System {
         process::holding(self.dir(), &self.devices())
     }
 
-    /// All subvolumes: path, number and UUID, a line each.
+    /// All subvolumes: path, number and UUID, a line each; without what upgrades have built,
+    /// which outlives them.
     ///
     /// # Errors
     /// btrfs cannot tell.
@@ -282,6 +319,7 @@ impl System {
                 let uuid = left.rsplit(' ').next()?;
                 Some(format!("{path} {id} {uuid}"))
             })
+            .filter(|line| !line.starts_with("@be/.built/"))
             .collect();
         lines.sort();
         Ok(lines)

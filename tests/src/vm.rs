@@ -6,6 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::image::{Layout, Tree};
 use xtask::lab::disk::{Disk, DiskMount};
+use xtask::lab::luks::{Luks, PASSPHRASE};
+use xtask::run::{cmd, run};
 use xtask::vm::{BOOT_TIME, Booted, Firmware, Options, Vm};
 
 use crate::be::Be;
@@ -14,6 +16,9 @@ use crate::be::Be;
 pub const SHORT: Duration = Duration::from_secs(240);
 /// For Portage in the guest.
 pub const LONG: Duration = Duration::from_secs(600);
+
+/// How GRUB asks for a passphrase.
+const ASKS: &str = "Enter passphrase for ";
 
 /// A disk on which `be` is installed, and the machine on it while one runs.
 pub struct Machine {
@@ -48,6 +53,58 @@ impl Machine {
         }
         let vm = None;
         Ok(Self { vm, disk, firmware })
+    }
+
+    /// A disk whose btrfs lies in LUKS. The host cannot mount it: `be` comes to it on a second
+    /// one ([`Machine::receive`]).
+    ///
+    /// # Errors
+    /// The disk cannot be made.
+    pub fn encrypted(luks: Luks) -> Result<Self> {
+        Ok(Self {
+            vm: None,
+            disk: Disk::encrypted(luks)?,
+            firmware: Firmware::Uefi,
+        })
+    }
+
+    /// Powers an encrypted one on, with `be` on its second disk.
+    ///
+    /// # Errors
+    /// QEMU does not start.
+    pub fn on_with_be(&mut self) -> Result<&mut Vm> {
+        let be = Be::at(self.disk.dir())?;
+        let tar = self.disk.dir().join("be.tar");
+        run(cmd("tar", ["--create", "--owner=0", "--group=0", "--file"])
+            .arg(&tar)
+            .arg("-C")
+            .arg(be.program().parent().context("be is in no directory")?)
+            .arg(be.program().file_name().context("be has no name")?))?;
+        let extra = vec![
+            "-drive".to_owned(),
+            format!("file={},format=raw,if=virtio", tar.display()),
+        ];
+        self.on_with(&Options {
+            extra,
+            ..Options::default()
+        })
+    }
+
+    /// Takes `be` from the second disk.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn receive(&mut self) -> Result<()> {
+        self.sh("tar -C /usr/local/sbin -xf /dev/vdb").map(drop)
+    }
+
+    /// Types the passphrase that GRUB asks for.
+    ///
+    /// # Errors
+    /// It does not ask.
+    pub fn unlock(&mut self) -> Result<()> {
+        self.vm().expect(ASKS, SHORT)?;
+        self.vm().send(&format!("{PASSPHRASE}\r"))
     }
 
     /// Powers it on.

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::Result;
 use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
+use xtask::run::{cmd, run};
 
 /// The three ways on that a failed upgrade has to name, and the log.
 fn ways_on(name: &str) -> [String; 4] {
@@ -79,6 +80,114 @@ fn a_failed_postinst_is_no_success_the_second_time() -> Result<()> {
     Ok(())
 }
 
+/// Not on any server.
+const UNFETCHED_EBUILD: &str = r#"
+EAPI=8
+DESCRIPTION="A package whose source is elsewhere"
+HOMEPAGE="https://localhost/"
+SRC_URI="http://127.0.0.1:9/unfetched-3.txt"
+S="${WORKDIR}"
+LICENSE="MIT"
+SLOT="0"
+KEYWORDS="amd64"
+
+src_unpack() { :; }
+src_install() {
+	insinto /usr/share/hello
+	doins "${DISTDIR}"/unfetched-3.txt
+}
+"#;
+const SOURCE: &str = "a source\n";
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_cannot_be_fetched_is_told_before_anything_is_built() -> Result<()> {
+    let system = System::adopted_lab()?;
+    let config =
+        "[upgrade]\npolite = false\nsync = false\nfetch_tries = 2\nfetch_pause_seconds = 0\n";
+    system.write("/etc/be/be.toml", config)?;
+    system.set_world(&["app-misc/greeter", "app-misc/hello"])?;
+    let hello = "/var/db/repos/gentoo/app-misc/hello";
+    system.write(&format!("{hello}/hello-3.ebuild"), UNFETCHED_EBUILD)?;
+    let (size, sum) = (SOURCE.len(), sha512(SOURCE)?);
+    let manifest = format!("DIST unfetched-3.txt {size} SHA512 {sum}\n");
+    system.write(&format!("{hello}/Manifest"), manifest)?;
+    system.append("/etc/portage/make.conf", "GENTOO_MIRRORS=\"\"\n")?;
+
+    let failed = system.be.run(&["upgrade", "new"]).exits(6);
+    let failed = failed.says(&["not all could be fetched", "nothing was built"]);
+    let failed = failed.says(&ways_on("new").each_ref().map(String::as_str));
+    assert_eq!(failed.stderr.matches("trying again in 0 s").count(), 1);
+    assert_eq!(system.record("new")?["upgrade"]["phase"], "fetch");
+    assert!(!system.env("new", "var/db/pkg/app-misc/greeter-2").exists());
+
+    let dir = system.env("new", "var/cache/distfiles");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("unfetched-3.txt"), SOURCE)?;
+    system.be.run(&["upgrade", "--continue", "new"]).done();
+    let installed = fs::read_to_string(system.env("new", "usr/share/hello/unfetched-3.txt"))?;
+    assert_eq!(installed, SOURCE);
+    Ok(())
+}
+
+fn sha512(text: &str) -> Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), text)?;
+    let sum = run(&mut cmd("sha512sum", [file.path()]))?;
+    Ok(sum.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What an upgrade that failed has built is installed by the next one, until an environment
+/// has come up or the configuration is another.
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn nothing_is_built_twice() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/hello", "app-misc/failbuild"])?;
+    let upgrade = ["upgrade", "first", "--", "--keep-going"];
+    let failed = system.be.run(&upgrade).exits(6);
+    drop(failed.says(&["app-misc/failbuild-2 failed"]));
+    let built = || -> Result<Vec<_>> {
+        let dirs = fs::read_dir(system.top("@be/.built"))?;
+        Ok(dirs.flatten().map(|entry| entry.path()).collect())
+    };
+    assert_eq!(built()?.len(), 1);
+    assert!(built()?[0].join("app-misc/hello").is_dir());
+    assert!(!system.env("first", "var/cache/binpkgs/app-misc").exists());
+
+    let merged = |name: &str| -> Result<(bool, bool)> {
+        let log = fs::read_to_string(system.env(name, "var/log/emerge.log"))?;
+        let told = |what: &str| log.contains(&format!("{what} (app-misc/hello-2"));
+        Ok((told("Compiling/Packaging"), told("Merging Binary")))
+    };
+    assert_eq!(merged("first")?, (true, false));
+    system.set_world(&["app-misc/hello"])?;
+    system.be.run(&["upgrade", "second"]).done();
+    assert_eq!(merged("second")?, (false, true));
+    assert_eq!(
+        system.listed("second").map(|e| e["state"].clone()),
+        Some("ready".into())
+    );
+
+    let found = system.be.run(&["--json", "doctor"]);
+    assert!(!found.stdout.contains(".built"), "{}", found.stdout);
+
+    system.append("/etc/portage/make.conf", "CFLAGS=\"-O3\"\n")?;
+    let before = built()?;
+    system.be.run(&["upgrade", "third"]).done();
+    assert_eq!(merged("third")?, (true, false));
+    assert_eq!(built()?.len(), 1);
+    assert_ne!(built()?, before);
+
+    // Whoever keeps packages has them used, and nobody else keeps any.
+    let before = built()?;
+    system.append("/etc/portage/make.conf", "PKGDIR=\"/srv/packages\"\n")?;
+    system.be.run(&["upgrade", "fourth"]).done();
+    assert_eq!(merged("fourth")?, (false, false));
+    assert_eq!(built()?, before);
+    Ok(())
+}
+
 /// More than is left; not to be compressed or shared.
 const BIG_EBUILD: &str = r#"
 EAPI=8
@@ -102,7 +211,7 @@ fn a_disk_that_fills_up_in_the_merge() -> Result<()> {
     let system = System::adopted_lab()?;
     system.write(
         "/etc/be/be.toml",
-        "[upgrade]\nmin_free_mib = 1\nsync = false\n",
+        "[upgrade]\npolite = false\nmin_free_mib = 1\nsync = false\n",
     )?;
     system.set_world(&["app-misc/hello"])?;
     system.write(
@@ -140,6 +249,8 @@ fn what_did_not_come_up_is_not_built_again_before_something_changes() -> Result<
     }]});
     fs::write(system.top("@be/.bad.json"), memory.to_string())?;
     system.be.run(&["destroy", "-y", "first"]).done();
+    let found = system.be.run(&["--json", "doctor"]);
+    assert!(!found.stdout.contains(".bad.json"), "{}", found.stdout);
 
     let same = system.be.run(&["upgrade", "second"]).exits(77);
     same.says(&["first", "did not come up on 2026-11-20", "--again"]);

@@ -326,7 +326,7 @@ fn a_boot_of_its_own() -> Result<()> {
     // Each has its kernel where GRUB finds it.
     let menu = system.menu()?;
     for line in [
-        format!("search --no-floppy --fs-uuid --set=be_root '{uuid}'"),
+        format!("be_ready 'default' '{uuid}' "),
         format!("linux ($be_root)'/vmlinuz-{KERNEL}'"),
         format!("linux ($be_root)'/@be/a/root/boot/vmlinuz-{KERNEL}'"),
     ] {

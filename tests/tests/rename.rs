@@ -197,7 +197,10 @@ fn one_that_was_cut_off_and_cannot_be_finished_boots() -> Result<()> {
     }
     let menu = system.menu()?;
     let menu = menu.replace("/@be/x/", "/@be/y/").replace("be-x'", "be-y'");
-    let menu = menu.replace("\"x\"", "\"y\"").replace("'x: ", "'y: ");
+    let menu = menu
+        .replace("\"x\"", "\"y\"")
+        .replace("'x: ", "'y: ")
+        .replace(" 'x'", " 'y'");
     fs::write(system.top("@be/.grub/menu.cfg"), &menu)?;
     let boots = || -> Result<()> {
         system.sync()?;

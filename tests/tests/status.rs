@@ -71,7 +71,7 @@ fn where_the_machine_is() -> Result<()> {
         "next      x (activated)",
         "pending   x: not booted yet, 20",
         "behind    changed in default since x was cloned",
-        "to do     default: 1 new configuration file (dispatch-conf)",
+        "to do     default: 1 new configuration file (be config default)",
         "2 unread news items",
         "free for data",
         "2 environments",
