@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(400);
 pub fn run() -> Result<()> {
     packages::ensure_host_tools()?;
     tell("building be");
-    cargo(&["build", "--package", "be", "--quiet"], false)?;
+    status(&mut cargo(&["build", "--package", "be", "--quiet"]))?;
     let be = built("be")?;
     if !Uid::effective().is_root() {
         // Loop devices and mounts; what cargo builds stays the user's.

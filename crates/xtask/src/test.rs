@@ -1,5 +1,7 @@
 //! `cargo xtask test`: the plain tests first, then those on real file systems and machines.
 
+mod real;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -9,9 +11,6 @@ use nix::unistd::Uid;
 
 use crate::run::{cmd, status};
 use crate::{lab, packages, say};
-
-/// The module, in any file, of tests that repeat what others show in another setting.
-const THOROUGH: &str = "thorough::";
 
 /// Which tests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +27,9 @@ pub enum Extent {
 /// The first step that fails ends it.
 pub fn all(extent: Extent) -> Result<()> {
     step("what the machine lacks", packages::ensure_host_tools)?;
-    step("format", || cargo(&["fmt", "--all", "--check"], false))?;
+    step("format", || {
+        status(&mut cargo(&["fmt", "--all", "--check"]))
+    })?;
     step("lints", || {
         let args = [
             "clippy",
@@ -39,29 +40,17 @@ pub fn all(extent: Extent) -> Result<()> {
             "-D",
             "warnings",
         ];
-        cargo(&args, false)
+        status(&mut cargo(&args))
     })?;
     step("tests that need no privileges", || {
-        cargo(&["test", "--workspace", "--quiet"], false)
+        status(&mut cargo(&["test", "--workspace", "--quiet"]))
     })?;
     step("build be", || {
-        cargo(&["build", "--package", "be", "--quiet"], false)
+        status(&mut cargo(&["build", "--package", "be", "--quiet"]))
     })?;
     step("the lab", ensure_lab)?;
-    let mut real = vec![
-        "test",
-        "--workspace",
-        "--quiet",
-        "--",
-        "--ignored",
-        "--test-threads",
-        "2",
-    ];
-    if extent == Extent::Usual {
-        real.extend(["--skip", THOROUGH]);
-    }
     step("tests on real file systems and machines", || {
-        cargo(&real, true)
+        real::run_all(extent)
     })
 }
 
@@ -75,14 +64,12 @@ fn ensure_lab() -> Result<()> {
     status(cmd("sudo", ["-E"]).arg(own).arg("lab"))
 }
 
-/// Built by the user, run with privileges: nothing in the tree becomes root's.
-pub(crate) fn cargo(args: &[&str], as_root: bool) -> Result<()> {
+/// cargo, at the top of the workspace.
+pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    if as_root && !Uid::effective().is_root() {
-        command.args(["--config", "target.'cfg(unix)'.runner=['sudo','-E']"]);
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    status(command.args(args).current_dir(root))
+    command.args(args).current_dir(root);
+    command
 }
 
 fn step(name: &str, action: impl FnOnce() -> Result<()>) -> Result<()> {
