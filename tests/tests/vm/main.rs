@@ -10,6 +10,7 @@ mod laid_out;
 mod luks;
 mod matrix;
 mod menu;
+mod nightly;
 mod rename;
 mod split;
 mod trial;

@@ -44,7 +44,6 @@ struct Lab {
     panics: usize,
 }
 
-/// GRUB 2.14 writes the header.
 fn trial(name: &str, left: u8) -> Choice {
     Choice {
         trial: Some(Trial {
