@@ -50,14 +50,6 @@ const MOMENTS: [(Told, u64); 10] = [
     (Told::Done, 1),
 ];
 
-#[test]
-#[ignore = "needs root and QEMU"]
-fn the_power_fails_during_an_upgrade() -> Result<()> {
-    // Every other one, the one after its end among them.
-    let some: Vec<_> = MOMENTS.into_iter().skip(1).step_by(2).collect();
-    cut_at(&some)
-}
-
 fn cut_at(moments: &[(Told, u64)]) -> Result<()> {
     emulated(|| {
         let mut machine = Machine::new(Layout::AtSubvol, Firmware::Bios, |_, be| {
@@ -190,6 +182,14 @@ fn whole(machine: &mut Machine, root: &str) -> Result<String> {
 /// At more moments than the usual run has time for.
 mod thorough {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn the_power_fails_during_an_upgrade() -> Result<()> {
+        // Every other one, the one after its end among them.
+        let some: Vec<_> = MOMENTS.into_iter().skip(1).step_by(2).collect();
+        cut_at(&some)
+    }
 
     #[test]
     #[ignore = "needs root and QEMU"]

@@ -106,63 +106,6 @@ fn uefi_what_is_not_well_falls_back_and_what_is_well_stays() -> Result<()> {
     })
 }
 
-#[test]
-#[ignore = "needs root and QEMU"]
-fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
-    emulated(|| {
-        let mut machine = machine(Layout::BootExt4, Firmware::Bios)?;
-        boots(&mut machine, "/@", "")?;
-        machine.sh("be init && be create nokernel && be create gone && be create torn")?;
-
-        machine.sh(
-            "be activate --trial nokernel && rm $(be mount nokernel)/boot/vmlinuz-*; be umount nokernel",
-        )?;
-        machine.vm().reboot()?;
-        boots(
-            &mut machine,
-            "/@",
-            "be.boot=fallback be.failed=nokernel be.why=load-failed",
-        )?;
-        fell_back(&mut machine, "nokernel", "GRUB could not load")?;
-
-        machine.sh("be activate --trial gone && mkdir -p /run/top && \
-             mount -o subvolid=5 $(findmnt -no SOURCE / | sed 's/\\[.*//') /run/top && \
-             btrfs -q subvolume delete /run/top/@be/gone/root && btrfs filesystem sync /run/top && \
-             umount /run/top")?;
-        machine.vm().reboot()?;
-        boots(
-            &mut machine,
-            "/@",
-            "be.boot=fallback be.failed=gone be.why=load-failed",
-        )?;
-        fell_back(&mut machine, "gone", "GRUB could not load")?;
-
-        let torn = initramfs(&machine.disk.lab.old_kernel.release.clone());
-        machine.sh(&format!(
-            "be activate --trial torn && truncate -s 4096 $(be mount torn)/{torn}; be umount torn"
-        ))?;
-        machine.vm().reboot()?;
-        boots(
-            &mut machine,
-            "/@",
-            "be.boot=fallback be.failed=torn be.why=tries-used",
-        )?;
-        fell_back(&mut machine, "torn", "crashed or hung")
-    })
-}
-
-/// The menu is read, and the boots are counted, by the GRUB of an older distribution, too.
-/// That of a newer one writes into the header of btrfs, and needs nothing else.
-#[test]
-#[ignore = "needs root and QEMU"]
-fn bios_btrfs_grub_2_14_falls_back_too() -> Result<()> {
-    emulated(|| {
-        let mut machine = new_machine(Layout::AtSubvol, Firmware::Bios)?;
-        without_esp(&mut machine)?;
-        by_another(machine, &newer()?, "grub-install", "2.14")
-    })
-}
-
 /// A machine that is booted by the GRUB in this directory from the second boot on. That for
 /// UEFI is no other one, and `be` goes by the oldest.
 fn by_another(mut machine: Machine, grub: &Path, install: &str, version: &str) -> Result<()> {
@@ -317,6 +260,63 @@ fn fell_back(machine: &mut Machine, failed: &str, why: &str) -> Result<()> {
 /// What other tests have already shown in parts, in another setting.
 mod thorough {
     use super::*;
+
+    /// The menu is read, and the boots are counted, by the GRUB of an older distribution, too.
+    /// That of a newer one writes into the header of btrfs, and needs nothing else.
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn bios_btrfs_grub_2_14_falls_back_too() -> Result<()> {
+        emulated(|| {
+            let mut machine = new_machine(Layout::AtSubvol, Firmware::Bios)?;
+            without_esp(&mut machine)?;
+            by_another(machine, &newer()?, "grub-install", "2.14")
+        })
+    }
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn bios_ext4_what_grub_cannot_load_falls_back_at_once() -> Result<()> {
+        emulated(|| {
+            let mut machine = machine(Layout::BootExt4, Firmware::Bios)?;
+            boots(&mut machine, "/@", "")?;
+            machine.sh("be init && be create nokernel && be create gone && be create torn")?;
+
+            machine.sh(
+                "be activate --trial nokernel && rm $(be mount nokernel)/boot/vmlinuz-*; be umount nokernel",
+            )?;
+            machine.vm().reboot()?;
+            boots(
+                &mut machine,
+                "/@",
+                "be.boot=fallback be.failed=nokernel be.why=load-failed",
+            )?;
+            fell_back(&mut machine, "nokernel", "GRUB could not load")?;
+
+            machine.sh("be activate --trial gone && mkdir -p /run/top && \
+                 mount -o subvolid=5 $(findmnt -no SOURCE / | sed 's/\\[.*//') /run/top && \
+                 btrfs -q subvolume delete /run/top/@be/gone/root && btrfs filesystem sync /run/top && \
+                 umount /run/top")?;
+            machine.vm().reboot()?;
+            boots(
+                &mut machine,
+                "/@",
+                "be.boot=fallback be.failed=gone be.why=load-failed",
+            )?;
+            fell_back(&mut machine, "gone", "GRUB could not load")?;
+
+            let torn = initramfs(&machine.disk.lab.old_kernel.release.clone());
+            machine.sh(&format!(
+                "be activate --trial torn && truncate -s 4096 $(be mount torn)/{torn}; be umount torn"
+            ))?;
+            machine.vm().reboot()?;
+            boots(
+                &mut machine,
+                "/@",
+                "be.boot=fallback be.failed=torn be.why=tries-used",
+            )?;
+            fell_back(&mut machine, "torn", "crashed or hung")
+        })
+    }
 
     #[test]
     #[ignore = "needs root and QEMU"]

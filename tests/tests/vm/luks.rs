@@ -34,48 +34,6 @@ const ARGON2: &str = "printf 'open sesame' >/run/passphrase && cp /run/passphras
 const INSTALL: &str = "grub-install --target=x86_64-efi --efi-directory=/efi --boot-directory=/boot \
                        --removable --no-nvram";
 
-#[test]
-#[ignore = "needs root and QEMU"]
-fn luks2_trials_are_counted_and_fall_back() -> Result<()> {
-    emulated(|| {
-        let mut machine = Machine::encrypted(Luks::Two)?;
-        machine.on_with_be()?;
-        boots(&mut machine, "/@", "")?;
-        machine.receive()?;
-        machine.sh(CONFIRM)?;
-        let told = machine.sh("be init 2>&1")?;
-        ensure!(
-            told.contains("GRUB asks for the passphrase at every boot"),
-            "{told}"
-        );
-        ensure!(
-            !told.contains("CRYPTODISK") && !told.contains("PBKDF2"),
-            "{told}"
-        );
-        machine.sh("be doctor && be create new && be check new")?;
-        let status = machine.json("status")?;
-        ensure!(status["trials"]["possible"] == true, "{status}");
-        let activated = machine.json("activate --trial new")?;
-        ensure!(activated["way"] == "trial", "{activated}");
-        machine.vm().reboot()?;
-        boots(&mut machine, &root_of("new"), "be.boot=trial be.left=1")?;
-        is(&mut machine, "new", "confirmed", true)?;
-
-        machine.sh(PANICS)?;
-        machine.vm().reboot()?;
-        // Each try is a boot of its own.
-        machine.unlock()?;
-        machine.unlock()?;
-        boots(
-            &mut machine,
-            &root_of("new"),
-            "be.boot=fallback be.failed=panics",
-        )?;
-        is(&mut machine, "panics", "bad", false)?;
-        is(&mut machine, "new", "confirmed", true)
-    })
-}
-
 /// GRUB asks, and this is what boots then.
 fn boots(machine: &mut Machine, root: &str, words: &str) -> Result<()> {
     machine.unlock()?;
@@ -116,6 +74,48 @@ fn problems(machine: &mut Machine) -> Result<Vec<String>> {
 /// What other tests have already shown in parts, in another setting.
 mod thorough {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn luks2_trials_are_counted_and_fall_back() -> Result<()> {
+        emulated(|| {
+            let mut machine = Machine::encrypted(Luks::Two)?;
+            machine.on_with_be()?;
+            boots(&mut machine, "/@", "")?;
+            machine.receive()?;
+            machine.sh(CONFIRM)?;
+            let told = machine.sh("be init 2>&1")?;
+            ensure!(
+                told.contains("GRUB asks for the passphrase at every boot"),
+                "{told}"
+            );
+            ensure!(
+                !told.contains("CRYPTODISK") && !told.contains("PBKDF2"),
+                "{told}"
+            );
+            machine.sh("be doctor && be create new && be check new")?;
+            let status = machine.json("status")?;
+            ensure!(status["trials"]["possible"] == true, "{status}");
+            let activated = machine.json("activate --trial new")?;
+            ensure!(activated["way"] == "trial", "{activated}");
+            machine.vm().reboot()?;
+            boots(&mut machine, &root_of("new"), "be.boot=trial be.left=1")?;
+            is(&mut machine, "new", "confirmed", true)?;
+
+            machine.sh(PANICS)?;
+            machine.vm().reboot()?;
+            // Each try is a boot of its own.
+            machine.unlock()?;
+            machine.unlock()?;
+            boots(
+                &mut machine,
+                &root_of("new"),
+                "be.boot=fallback be.failed=panics",
+            )?;
+            is(&mut machine, "panics", "bad", false)?;
+            is(&mut machine, "new", "confirmed", true)
+        })
+    }
 
     #[test]
     #[ignore = "needs root and QEMU"]

@@ -19,38 +19,38 @@ fn machine() -> Result<Machine> {
     })
 }
 
-#[test]
-#[ignore = "needs root and QEMU"]
-fn the_switch_is_at_the_next_boot() -> Result<()> {
-    emulated(|| {
-        let mut machine = machine()?;
-        machine.on()?;
-        machine.boots()?;
-        machine.sh("mkdir -p /srv/db && echo 1 >/srv/db/rows")?;
-        let split = machine.json("layout split /srv/db late")?;
-        assert_eq!(split["subvolume"], "/@srv-db");
-        machine.sh("! grep -q ' /srv/db ' /proc/mounts && be layout | grep -q 'next boot'")?;
-        machine.vm().reboot()?;
-        machine.boots()?;
-        machine.sh("grep ' /srv/db ' /proc/mounts | grep -q subvol=/@srv-db")?;
-        machine.sh("! be layout | grep -q 'next boot' && grep -q 1 /srv/db/rows")?;
-        machine.sh("be create new && echo 2 >/srv/db/rows && be activate new")?;
-        // The command that is printed takes the old files, and no others.
-        machine.sh(
-            "mount --bind / /mnt && find /mnt/srv/db -xdev -mindepth 1 -delete; \
-         ! ls -A /mnt/srv/db | grep . && umount /mnt && grep -q 2 /srv/db/rows",
-        )?;
-        machine.vm().reboot()?;
-        assert_eq!(machine.boots()?.root, root_of("new"));
-        machine.sh("grep ' /srv/db ' /proc/mounts | grep -q /@be/new/vol/srv-db")?;
-        machine.sh("grep -q 2 /srv/db/rows")?;
-        Ok(())
-    })
-}
-
 /// What other tests have already shown in parts, in another setting.
 mod thorough {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn the_switch_is_at_the_next_boot() -> Result<()> {
+        emulated(|| {
+            let mut machine = machine()?;
+            machine.on()?;
+            machine.boots()?;
+            machine.sh("mkdir -p /srv/db && echo 1 >/srv/db/rows")?;
+            let split = machine.json("layout split /srv/db late")?;
+            assert_eq!(split["subvolume"], "/@srv-db");
+            machine.sh("! grep -q ' /srv/db ' /proc/mounts && be layout | grep -q 'next boot'")?;
+            machine.vm().reboot()?;
+            machine.boots()?;
+            machine.sh("grep ' /srv/db ' /proc/mounts | grep -q subvol=/@srv-db")?;
+            machine.sh("! be layout | grep -q 'next boot' && grep -q 1 /srv/db/rows")?;
+            machine.sh("be create new && echo 2 >/srv/db/rows && be activate new")?;
+            // The command that is printed takes the old files, and no others.
+            machine.sh(
+                "mount --bind / /mnt && find /mnt/srv/db -xdev -mindepth 1 -delete; \
+             ! ls -A /mnt/srv/db | grep . && umount /mnt && grep -q 2 /srv/db/rows",
+            )?;
+            machine.vm().reboot()?;
+            assert_eq!(machine.boots()?.root, root_of("new"));
+            machine.sh("grep ' /srv/db ' /proc/mounts | grep -q /@be/new/vol/srv-db")?;
+            machine.sh("grep -q 2 /srv/db/rows")?;
+            Ok(())
+        })
+    }
 
     #[test]
     #[ignore = "needs root and QEMU"]

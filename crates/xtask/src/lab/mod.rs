@@ -71,9 +71,6 @@ pub fn build_all() -> Result<()> {
         inits::ensure(init, &base)?;
     }
     grub::older()?;
-    for luks in [luks::Luks::One, luks::Luks::Two] {
-        luks::ensure(&lab, luks)?;
-    }
     let sizes = run::run(run::cmd("du", ["-h", "--max-depth=1"]).arg(cache::dir()))?;
     for line in sizes.lines() {
         say(line);
