@@ -190,16 +190,17 @@ impl System {
         }
     }
 
-    /// The host's path of a path from the top level.
+    /// The host's path of a path from the top level, with a slash at its beginning or without.
     #[must_use]
     pub fn top(&self, path: &str) -> PathBuf {
-        self.top.path().join(path)
+        // Joined with its slash it would be the host's own.
+        self.top.path().join(path.trim_start_matches('/'))
     }
 
-    /// The host's path of a path in the root of an environment.
+    /// The host's path of a path in the root of an environment, as [`System::top`].
     #[must_use]
     pub fn env(&self, name: &str, path: &str) -> PathBuf {
-        self.top(&format!("@be/{name}/root")).join(path)
+        self.top(&format!("@be/{name}/root/{}", path.trim_start_matches('/')))
     }
 
     /// Mounts the root of an environment elsewhere, as if it were the running one.
