@@ -101,6 +101,8 @@ impl Binary {
         };
         command.current_dir(&self.directory);
         command.env("CARGO_MANIFEST_DIR", &self.directory);
+        // The end of what a failed test says is shown: its message, and not the way to it.
+        command.env("RUST_BACKTRACE", "0");
         command
     }
 
