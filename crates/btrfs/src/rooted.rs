@@ -9,6 +9,7 @@
 //! It does not stop at mounts or nested subvolumes ([`Root::remove_tree`] does).
 
 mod copy;
+mod put;
 mod read;
 mod remove;
 mod write;
@@ -26,6 +27,7 @@ use crate::error::Context;
 use crate::{Error, Reason, Result};
 
 pub use copy::{Copied, Inside};
+pub use put::{Content, Parts};
 pub use read::Metadata;
 pub use write::Staged;
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -44,7 +45,7 @@ const KEPT: IFlags = IFlags::NOCOW
     .union(IFlags::APPEND);
 
 /// Those that forbid what is still to be done: they come last.
-const LOCKS: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
+pub(super) const LOCKS: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -198,7 +199,7 @@ impl Copy<'_> {
 
 /// Share the data; gives the bytes that were written instead.
 #[allow(clippy::cast_sign_loss)]
-fn content(from: &OwnedFd, to: &OwnedFd, stat: &Stat, flags: IFlags) -> io::Result<u64> {
+pub(super) fn content(from: &OwnedFd, to: &OwnedFd, stat: &Stat, flags: IFlags) -> io::Result<u64> {
     let size = stat.st_size as u64;
     if size == 0 {
         return Ok(0);
@@ -276,7 +277,7 @@ fn finish(from: BorrowedFd, to: BorrowedFd, name: &OsStr, stat: &Stat) -> io::Re
 }
 
 #[allow(clippy::unnecessary_cast)] // the fields' types differ between architectures
-fn timespec(seconds: impl Into<i64>, nanoseconds: impl TryInto<i64>) -> Timespec {
+pub(super) fn timespec(seconds: impl Into<i64>, nanoseconds: impl TryInto<i64>) -> Timespec {
     Timespec {
         tv_sec: seconds.into(),
         tv_nsec: nanoseconds.try_into().unwrap_or(0) as _,
@@ -284,23 +285,18 @@ fn timespec(seconds: impl Into<i64>, nanoseconds: impl TryInto<i64>) -> Timespec
 }
 
 /// The name in the open directory, whatever happens to its path.
-fn proc_path(dir: BorrowedFd, name: &OsStr) -> PathBuf {
+pub(super) fn proc_path(dir: BorrowedFd, name: &OsStr) -> PathBuf {
     Path::new("/proc/self/fd")
         .join(dir.as_raw_fd().to_string())
         .join(name)
 }
 
-fn attributes(from: &Path, to: &Path) -> io::Result<()> {
-    let mut names = vec![0; 64 << 10]; // XATTR_LIST_MAX
-    let len = match llistxattr(from, &mut names[..]) {
-        Ok(len) => len,
-        Err(Errno::NOTSUP) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
+pub(super) fn attributes(from: &Path, to: &Path) -> io::Result<()> {
     let mut value = vec![0; 64 << 10]; // XATTR_SIZE_MAX
-    for name in names[..len].split(|&c| c == 0).filter(|n| !n.is_empty()) {
-        let len = lgetxattr(from, name, &mut value[..])?;
-        match lsetxattr(to, name, &value[..len], XattrFlags::empty()) {
+    for name in attribute_names(from)? {
+        let known = OsStr::from_bytes(&name);
+        let len = lgetxattr(from, known, &mut value[..])?;
+        match lsetxattr(to, known, &value[..len], XattrFlags::empty()) {
             Ok(()) => {}
             // A label without its policy in the kernel.
             Err(Errno::NOTSUP) if name.starts_with(b"security.") => {}
@@ -310,14 +306,39 @@ fn attributes(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn flags_of(fd: BorrowedFd) -> IFlags {
+fn attribute_names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = vec![0; 64 << 10]; // XATTR_LIST_MAX
+    let len = match llistxattr(path, &mut names[..]) {
+        Ok(len) => len,
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let names = names[..len].split(|&c| c == 0).filter(|n| !n.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
+}
+
+/// Takes away the attributes that the one has not.
+pub(super) fn remove_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let kept = attribute_names(from)?;
+    for name in attribute_names(to)? {
+        if !kept.contains(&name) {
+            match rustix::fs::lremovexattr(to, OsStr::from_bytes(&name)) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn flags_of(fd: BorrowedFd) -> IFlags {
     // What has no flags has none to keep.
     ioctl_getflags(fd)
         .unwrap_or(IFlags::empty())
         .intersection(KEPT)
 }
 
-fn set_flags(fd: BorrowedFd, flags: IFlags) -> rustix::io::Result<()> {
+pub(super) fn set_flags(fd: BorrowedFd, flags: IFlags) -> rustix::io::Result<()> {
     let now = ioctl_getflags(fd)?;
     if now.intersection(KEPT) == flags {
         return Ok(());
