@@ -3,8 +3,8 @@
 //! A line is `dir PATH`, `obj PATH MD5 MTIME`, `sym PATH -> TARGET MTIME`, `fif PATH` or
 //! `dev PATH` (`dblink.getcontents` in `dbapi/vartree.py`). Spaces are part of a path.
 
-use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -63,10 +63,61 @@ fn parse(line: &[u8]) -> Option<(&str, &str)> {
     (sum.len() == 32 && sum.bytes().all(digits) && path.starts_with('/')).then_some((path, sum))
 }
 
+/// Of the paths that are `wanted`, those that a package of the system with this root directory
+/// has installed; directories are not counted.
+///
+/// # Errors
+/// As [`installed`].
+pub fn owned(root: &Path, wanted: impl Fn(&[u8]) -> bool + Sync) -> Result<HashSet<Vec<u8>>> {
+    let mut all = HashSet::new();
+    let found = vdb::for_each(root, |dir| {
+        let Some(mut file) = files::open_file(dir, Path::new("CONTENTS"), Links::No)? else {
+            return Ok(Vec::new());
+        };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let paths = paths(&text).filter(|path| wanted(path));
+        Ok(paths.map(<[u8]>::to_vec).collect())
+    });
+    for (name, paths) in found? {
+        all.extend(paths.with_context(|| format!("cannot read CONTENTS of {name}"))?);
+    }
+    Ok(all)
+}
+
+/// The paths in the text of a CONTENTS, but for directories: those belong to nobody alone.
+pub fn paths(contents: &[u8]) -> impl Iterator<Item = &[u8]> {
+    contents.split(|c| *c == b'\n').filter_map(|line| {
+        let (kind, rest) = line.split_at_checked(4)?;
+        let end = |count: usize| {
+            let mut parts = rest.rsplitn(count + 1, |c| *c == b' ');
+            parts.nth(count)
+        };
+        match kind {
+            b"obj " => end(2),
+            b"fif " | b"dev " => Some(rest),
+            b"sym " => {
+                let arrow = rest.windows(4).position(|w| w == b" -> ")?;
+                rest.get(..arrow)
+            }
+            _ => None,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn all_that_is_no_directory() {
+        let text = format!(
+            "dir /etc\nobj /etc/a b {SUM} 16\nsym /lib/x -> y -> z 16\nfif /run/f\n\nobj x\n"
+        );
+        let found: Vec<_> = paths(text.as_bytes()).collect();
+        assert_eq!(found, [&b"/etc/a b"[..], b"/lib/x", b"/run/f"]);
+    }
 
     const SUM: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
