@@ -3,6 +3,7 @@
 use be_portage::chores::Chore;
 use serde::{Deserialize, Serialize};
 
+use crate::carry::PathPattern;
 use crate::glob::Glob;
 
 /// Where the configuration is, below the system's root.
@@ -28,6 +29,33 @@ pub struct Config {
     pub gates: Gates,
     /// `[test]`
     pub test: Test,
+    /// `[carry]`
+    pub carry: Carry,
+}
+
+/// What goes from the running system into a new environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Carry {
+    /// Paths that stay where they are.
+    pub exclude: Vec<PathPattern>,
+    /// Paths that go over although they are usually left.
+    pub include: Vec<PathPattern>,
+    /// What is in /var/log goes over.
+    pub logs: bool,
+    /// What is in /var/cache goes over.
+    pub caches: bool,
+}
+
+impl Default for Carry {
+    fn default() -> Self {
+        Self {
+            exclude: Vec::new(),
+            include: Vec::new(),
+            logs: true,
+            caches: false,
+        }
+    }
 }
 
 /// The virtual machine of `be test`.

@@ -7,6 +7,7 @@
 pub mod block;
 pub mod boot;
 pub mod bootfs;
+pub mod carry;
 pub mod chroot;
 pub mod config;
 pub mod config_files;

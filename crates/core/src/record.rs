@@ -103,9 +103,16 @@ pub struct Member {
     /// or was cut off: it is one or the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<String>,
-    /// The read-only snapshot that it was cloned from.
+    /// The read-only snapshot that it was cloned from, or of what was carried into it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
+    /// What takes the place of the base, while `be carry` is at work or was cut off: it is one
+    /// or the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_base: Option<Base>,
+    /// What it was cloned from, where carrying has put another base in that one's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned_from: Option<Base>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -120,7 +127,17 @@ impl Member {
             late: None,
             replacement: None,
             base: None,
+            next_base: None,
+            cloned_from: None,
             extra: Map::new(),
+        }
+    }
+
+    /// Put the next base in the place of the one before.
+    pub fn take_next_base(&mut self) {
+        if let Some(next) = self.next_base.take() {
+            let before = self.base.replace(next);
+            self.cloned_from = self.cloned_from.take().or(before);
         }
     }
 
@@ -563,7 +580,7 @@ impl Record {
     pub fn made(&self) -> Vec<(PathBuf, &str)> {
         let own = self.subvolumes.iter().filter(|_| !self.adopted);
         own.flat_map(|member| {
-            let base = member.base.as_ref();
+            let base = member.base.iter().chain(&member.next_base);
             let uuids = std::iter::once(&member.uuid).chain(&member.replacement);
             uuids
                 .map(|uuid| (member.place(), uuid.as_str()))

@@ -261,6 +261,18 @@ pub enum Refusal {
         what: String,
         instead: &'static str,
     },
+    /// Nothing can be carried into it: it is no clone of what runs.
+    NotFromRunning {
+        name: EnvName,
+        running: EnvName,
+    },
+    /// No environment is named, and none boots next but the one that runs.
+    NothingBootsNext,
+    /// What was changed on both sides needs a person.
+    Conflicts {
+        name: EnvName,
+        count: usize,
+    },
     /// It cannot be booted in a virtual machine here.
     NoTest {
         name: EnvName,
@@ -298,6 +310,7 @@ impl Refusal {
             Refusal::Busy { .. } => exit::BUSY,
             Refusal::NoSpace { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
+            Refusal::Conflicts { .. } => exit::CONFLICTS,
             Refusal::BadEmergeOption { .. }
             | Refusal::NoOptions { .. }
             | Refusal::NoDepclean { .. }
@@ -406,6 +419,11 @@ impl Refusal {
             Blind => "leave the chroot or container; for a mounted system: be --sysroot DIR".into(),
             MenuDamaged { .. } => "be menu writes it anew".into(),
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
+            NotFromRunning { name, running } => {
+                format!("be diff {running} {name} shows what is different")
+            }
+            NothingBootsNext => "name one; be list shows them".into(),
+            Conflicts { name, .. } => format!("be carry {name} shows them"),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
             NoRepository { .. } => "name the directories of some: be moves REPO-DIR...".into(),
             LeftOut { instead, .. } => (*instead).into(),
@@ -562,6 +580,23 @@ impl fmt::Display for Refusal {
             MenuDamaged { why } => write!(f, "the menu cannot be read: {why}"),
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
+            NotFromRunning { name, running } => write!(
+                f,
+                "{name} was not cloned from {running}, which is running: nothing can be carried"
+            ),
+            NothingBootsNext => write!(f, "the running environment boots next: where to?"),
+            Conflicts { name, count: 1 } => {
+                write!(
+                    f,
+                    "one path was changed in {name} and on the running system"
+                )
+            }
+            Conflicts { name, count } => {
+                write!(
+                    f,
+                    "{count} paths were changed in {name} and on the running system"
+                )
+            }
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
             Unproven { name } => write!(
                 f,

@@ -62,6 +62,8 @@ pub struct Meta {
     size: u64,
     rdev: u64,
     dev: u64,
+    /// How many names it has.
+    pub nlink: u64,
     ctime: (i64, u64),
 }
 
@@ -76,12 +78,18 @@ impl From<Stat> for Meta {
             size: s.st_size as u64,
             rdev: s.st_rdev as u64,
             dev: s.st_dev as u64,
+            nlink: s.st_nlink as u64,
             ctime: (s.st_ctime as i64, s.st_ctime_nsec as u64),
         }
     }
 }
 
 impl Meta {
+    /// Whether it is a socket.
+    pub fn is_socket(&self) -> bool {
+        rustix::fs::FileType::from_raw_mode(self.mode) == rustix::fs::FileType::Socket
+    }
+
     /// Whether it is the root of another subvolume, or was one before the snapshot. Each
     /// subvolume has a device number of its own.
     pub fn is_foreign(&self, dev: u64, btrfs: bool) -> bool {

@@ -1,7 +1,7 @@
 //! What differs between two environments: packages, kernels, configuration, files. Only
 //! read; nothing is mounted where anybody could see it.
 
-mod entry;
+pub(crate) mod entry;
 mod kernels;
 mod lineage;
 #[cfg(test)]
@@ -19,7 +19,8 @@ use be_portage::vdb;
 
 pub use self::entry::Aspect;
 pub use self::kernels::{Kernel, KernelDiff};
-use self::lineage::{Ancestry, Parted};
+use self::lineage::Ancestry;
+pub(crate) use self::lineage::Parted;
 use self::walk::Walk;
 pub use self::walk::{Change, FileChange};
 use crate::bootfs::BootDir;
@@ -128,14 +129,14 @@ impl<'a> Family<'a> {
     /// When the filesystem's trees cannot be read.
     pub fn new(store: &'a Store, inv: &Inventory) -> Result<Self> {
         let members = inv.environments.iter().flat_map(|e| &e.record.subvolumes);
-        let bases = members.filter_map(|m| m.base.as_ref());
+        let bases = members.flat_map(|m| m.base.iter().chain(&m.cloned_from));
         Ok(Self {
             store,
             ancestry: Ancestry::new(&store.top.tree()?, bases),
         })
     }
 
-    fn parted(&self, a: &Root, b: &Root) -> Result<Option<Parted>> {
+    pub(crate) fn parted(&self, a: &Root, b: &Root) -> Result<Option<Parted>> {
         // Only a subvolume as a whole has a history.
         if !be_btrfs::is_subvolume_root(a)? || !be_btrfs::is_subvolume_root(b)? {
             return Ok(None);
@@ -313,7 +314,8 @@ fn apart(a: &Side, b: &Side) -> Vec<String> {
         .collect()
 }
 
-fn files(a: &Root, b: &Root, family: Option<&Family>) -> Result<Vec<FileChange>> {
+/// What differs in two subvolumes.
+pub(crate) fn files(a: &Root, b: &Root, family: Option<&Family>) -> Result<Vec<FileChange>> {
     let parted = match family {
         Some(family) => family.parted(a, b)?.map(|parted| (family, parted)),
         None => None,

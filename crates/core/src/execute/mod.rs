@@ -31,7 +31,7 @@ use crate::store::{Lock, Paths};
 use crate::upgrade::{self, inputs};
 
 pub use remove::sweep;
-pub(crate) use remove::{SOURCES, delete};
+pub(crate) use remove::{SOURCES, delete, discard_new};
 
 /// What came of a plan.
 #[derive(Debug, Default)]

@@ -144,12 +144,24 @@ fn settle(session: &Session) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let records = session.store.records()?.into_iter();
     let records = records.filter_map(|(_, record)| record.ok());
-    let unsettled = |r: &Record| r.subvolumes.iter().any(|m| m.replacement.is_some());
+    let unsettled = |r: &Record| {
+        let mut members = r.subvolumes.iter();
+        members.any(|m| m.replacement.is_some() || m.next_base.is_some())
+    };
     for mut record in records.filter(unsettled) {
         let tree = session.store.top.tree()?;
         let home = Paths::environment(&record.name);
         let mut settled = false;
         for member in &mut record.subvolumes {
+            if let Some(next) = &member.next_base {
+                let found = next.uuid.parse().ok().and_then(|uuid| tree.by_uuid(uuid));
+                let place = home.join("base").join(member.place());
+                match found.is_some_and(|found| found.path == place) {
+                    true => member.take_next_base(),
+                    false => member.next_base = None,
+                }
+                settled = true;
+            }
             let Some(new) = member.replacement.clone() else {
                 continue;
             };
@@ -216,7 +228,7 @@ fn sweep_links(session: &Session) -> Result<()> {
 /// An unfinished clone or snapshot: a subvolume is ours if it descends from what was to be
 /// cloned, from an environment or one of its snapshots, or from what was found to be ours
 /// here. Nobody else makes snapshots at these places.
-pub(super) fn discard_new(session: &Session, name: &str) -> Result<()> {
+pub(crate) fn discard_new(session: &Session, name: &str) -> Result<()> {
     if let Ok(env) = name.parse::<EnvName>()
         && snapshot::finish_exchange(session, &env)?
     {

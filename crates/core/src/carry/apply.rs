@@ -1,0 +1,368 @@
+//! Doing what was decided: every name by itself, complete or not at all. Done again after it was
+//! cut off, it ends in the same tree.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::rooted::{Content, Parts};
+use be_btrfs::{FileType, Root};
+
+use super::survey::Volume;
+use super::{Carry, Decision, From, Item, Mix};
+use crate::chroot::Interrupted;
+use crate::diff::entry;
+use crate::diff::{Aspect, Change};
+use crate::session::Session;
+
+/// A file of the running system beside another of the new environment, outside of /etc.
+const BESIDE: &str = ".be-running";
+
+/// So many files wait for a decision in one directory at most, as for etc-update(1).
+const MOST_WAITING: u32 = 9999;
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// How many names were made as they should be.
+    pub done: usize,
+    /// Files of the running system that lie beside others now, from the root of the system.
+    pub beside: Vec<PathBuf>,
+    /// Directories that were removed on the running system, and are not empty there.
+    pub kept: Vec<PathBuf>,
+}
+
+/// Make the new environment as the survey says; nothing is written anywhere else.
+///
+/// # Errors
+/// The first name that cannot be made; or when somebody interrupts it. The rest is as it was,
+/// and doing it again goes on.
+pub(super) fn apply(
+    session: &Session,
+    carry: &Carry,
+    interrupted: &Interrupted,
+) -> Result<Applied> {
+    let mut work = Work {
+        links: links(session, carry)?,
+        done: HashSet::new(),
+        applied: Applied::default(),
+        carry,
+    };
+    let stop = || -> Result<()> {
+        match interrupted.came() {
+            true => anyhow::bail!("it was interrupted"),
+            false => Ok(()),
+        }
+    };
+    // What is below a directory goes before it does.
+    for item in carry.items.iter().rev() {
+        stop()?;
+        work.clear(item).with_context(|| failed(item))?;
+    }
+    for item in &carry.items {
+        stop()?;
+        work.make(item).with_context(|| failed(item))?;
+    }
+    // Times of directories change with what is in them.
+    for item in carry.items.iter().rev() {
+        let volume = work.volume(item);
+        if item.kind.is_dir() && takes(item) && item.change != Change::Removed {
+            volume.new.put_times(&item.place.1, &volume.running).ok();
+        }
+    }
+    Ok(work.applied)
+}
+
+fn failed(item: &Item) -> String {
+    format!("cannot carry /{}", item.path.display())
+}
+
+/// Whether it becomes as on the running system.
+fn takes(item: &Item) -> bool {
+    matches!(item.decision, Decision::Take | Decision::Running(_))
+}
+
+struct Work<'a> {
+    carry: &'a Carry,
+    /// All names of files that have several, by volume and inode on the running system.
+    links: HashMap<(usize, u64), Vec<PathBuf>>,
+    /// Names that are as they should be, by volume.
+    done: HashSet<(usize, PathBuf)>,
+    applied: Applied,
+}
+
+impl Work<'_> {
+    fn volume(&self, item: &Item) -> &Volume {
+        &self.carry.volumes[item.place.0]
+    }
+
+    /// Take away what has to go, or is in the way of something else.
+    fn clear(&mut self, item: &Item) -> Result<()> {
+        let is_other = match &item.change {
+            Change::Removed => true,
+            Change::Changed(aspects) => aspects.contains(&Aspect::Type),
+            Change::Added => false,
+        };
+        if !takes(item) || !is_other {
+            return Ok(());
+        }
+        let (new, path) = (&self.volume(item).new, &item.place.1);
+        let there = look(new, path)?;
+        let Some(there) = there else { return Ok(()) };
+        // Done before it was cut off.
+        if item.change != Change::Removed && there.kind == item.kind {
+            return Ok(());
+        }
+        match new.take_away(path)? {
+            true if item.change == Change::Removed => self.applied.done += 1,
+            true => {}
+            false => self.applied.kept.push(item.path.clone()),
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, item: &Item) -> Result<()> {
+        let number = item.place.0;
+        let (volume, path) = (self.volume(item), item.place.1.as_path());
+        let (running, new) = (&volume.running, &volume.new);
+        match &item.decision {
+            Decision::Left(_) | Decision::New(_) => return Ok(()),
+            Decision::Beside(_) => return self.put_beside(item),
+            Decision::Take | Decision::Running(_) if item.change == Change::Removed => {
+                return Ok(());
+            }
+            Decision::Take | Decision::Running(_) => {
+                // Not empty there: neither takes the place of the other.
+                if self.applied.kept.contains(&item.path) {
+                    return self.put_beside(item);
+                }
+                if item.kind.is_dir() {
+                    if !path.as_os_str().is_empty() {
+                        parents(new, running, path)?;
+                    }
+                    match path.as_os_str().is_empty() {
+                        true => {
+                            new.put_properties(path, Some(running), Some(running), Some(running))?
+                        }
+                        false => new.put_directory(path, running)?,
+                    }
+                } else {
+                    parents(new, running, path)?;
+                    match self.other_name(number, path, running, new)? {
+                        Some(first) => new.put_link(path, &first)?,
+                        None => new.put(path, &Parts::of(running))?,
+                    }
+                }
+            }
+            Decision::Mix(mix) => {
+                if mix.content == From::Running {
+                    if let Some(first) = self.made_name(number, path)? {
+                        new.put_link(path, &first)?;
+                        self.done.insert((number, path.to_owned()));
+                        return Ok(());
+                    }
+                    new.put(path, &parts(mix, Content::Of(running), running, new))?;
+                } else {
+                    let of = |from| (from == From::Running).then_some(running);
+                    new.put_properties(path, of(mix.mode), of(mix.owner), of(mix.attributes))?;
+                }
+            }
+            Decision::Merge(text, mix) => {
+                new.put(path, &parts(mix, Content::Bytes(text), running, new))?;
+            }
+        }
+        self.done.insert((number, path.to_owned()));
+        self.applied.done += 1;
+        Ok(())
+    }
+
+    fn put_beside(&mut self, item: &Item) -> Result<()> {
+        let volume = &self.carry.volumes[item.place.0];
+        let path = item.place.1.as_path();
+        if let Some(name) = beside(item, &volume.running, &volume.new)? {
+            let there = path.with_file_name(&name);
+            let all = Parts::of(&volume.running);
+            volume.new.put_as(&there, &all, path)?;
+            self.applied.beside.push(item.path.with_file_name(name));
+        }
+        Ok(())
+    }
+
+    /// Another name of the same file that was made before.
+    fn made_name(&self, number: usize, path: &Path) -> Result<Option<PathBuf>> {
+        let running = &self.carry.volumes[number].running;
+        let Some(meta) = look(running, path)?.filter(|m| m.nlink > 1) else {
+            return Ok(None);
+        };
+        let names = self.links.get(&(number, meta.ino)).into_iter().flatten();
+        let mut made = names.filter(|n| *n != path && self.done.contains(&(number, (*n).clone())));
+        Ok(made.next().cloned())
+    }
+
+    /// Another name of the same file, which is there already as it should be.
+    fn other_name(
+        &self,
+        number: usize,
+        path: &Path,
+        running: &Root,
+        new: &Root,
+    ) -> Result<Option<PathBuf>> {
+        let Some(meta) = look(running, path)?.filter(|m| m.nlink > 1) else {
+            return Ok(None);
+        };
+        let Some(names) = self.links.get(&(number, meta.ino)) else {
+            return Ok(None);
+        };
+        for name in names.iter().filter(|name| *name != path) {
+            if self.done.contains(&(number, name.clone())) || is_same(running, new, name)? {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn parts<'a>(mix: &Mix, content: Content<'a>, running: &'a Root, new: &'a Root) -> Parts<'a> {
+    let of = |from| match from {
+        From::Running => running,
+        From::New => new,
+    };
+    Parts {
+        content,
+        mode: of(mix.mode),
+        owner: of(mix.owner),
+        attributes: of(mix.attributes),
+    }
+}
+
+/// Directories on the way that the new environment has not, as the running system has them.
+fn parents(new: &Root, running: &Root, path: &Path) -> Result<()> {
+    let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if entry::open_dir(new.fd(), parent)?.is_some() {
+        return Ok(());
+    }
+    parents(new, running, parent)?;
+    Ok(new.put_directory(parent, running)?)
+}
+
+/// What is at a path, no link followed; none if it is not there.
+fn look(root: &Root, path: &Path) -> Result<Option<entry::Meta>> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().unwrap_or(OsStr::new("."));
+    match entry::open_dir(root.fd(), parent)? {
+        Some(dir) => Ok(entry::stat(dir.as_fd(), name)?),
+        None => Ok(None),
+    }
+}
+
+fn is_same(a: &Root, b: &Root, path: &Path) -> Result<bool> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().unwrap_or(OsStr::new("."));
+    let (Some(one), Some(other)) = (
+        entry::open_dir(a.fd(), parent)?,
+        entry::open_dir(b.fd(), parent)?,
+    ) else {
+        return Ok(false);
+    };
+    let (Some(in_a), Some(in_b)) = (
+        entry::stat(one.as_fd(), name)?,
+        entry::stat(other.as_fd(), name)?,
+    ) else {
+        return Ok(false);
+    };
+    let aspects = entry::aspects((one.as_fd(), &in_a), (other.as_fd(), &in_b), name)?;
+    Ok(aspects.is_empty())
+}
+
+/// The name for what lies beside another; none if the very same lies there already.
+fn beside(item: &Item, running: &Root, new: &Root) -> Result<Option<OsString>> {
+    let path = item.place.1.as_path();
+    let name = path.file_name().context("it has no name")?;
+    if !item.path.starts_with("etc") {
+        let mut other = name.to_owned();
+        other.push(BESIDE);
+        return Ok(Some(other));
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let (Some(here), Some(there)) = (
+        entry::open_dir(running.fd(), parent)?,
+        entry::open_dir(new.fd(), parent)?,
+    ) else {
+        return Ok(None);
+    };
+    let mut next = 0;
+    for (other, _) in entry::names(&there)? {
+        let bytes = other.as_bytes();
+        let Some(rest) = bytes.strip_prefix(b"._cfg") else {
+            continue;
+        };
+        let Some((digits, rest)) = rest.split_at_checked(4) else {
+            continue;
+        };
+        if rest.strip_prefix(b"_") != Some(name.as_bytes()) {
+            continue;
+        }
+        let digits = std::str::from_utf8(digits).ok();
+        let Some(number) = digits.and_then(|d| d.parse::<u32>().ok()) else {
+            continue;
+        };
+        let waits = entry::stat(there.as_fd(), &other)?;
+        let mine = entry::stat(here.as_fd(), name)?;
+        if let (Some(waits), Some(mine)) = (waits, mine)
+            && waits.kind == FileType::File
+            && mine.kind == FileType::File
+            && content(new, &parent.join(&other))? == content(running, path)?
+        {
+            return Ok(None);
+        }
+        next = next.max(number + 1);
+    }
+    anyhow::ensure!(next <= MOST_WAITING, "too many versions of it wait");
+    let mut waiting = OsString::from(format!("._cfg{next:04}_"));
+    waiting.push(name);
+    Ok(Some(waiting))
+}
+
+/// Larger files than this are not compared to find out that they wait already, in bytes.
+const MAX_WAITING: u64 = 16 << 20;
+
+fn content(root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
+    Ok(root.strict_read(path, MAX_WAITING)?)
+}
+
+/// All names of the files with several that are to be made.
+fn links(session: &Session, carry: &Carry) -> Result<HashMap<(usize, u64), Vec<PathBuf>>> {
+    let mut found: HashMap<(usize, u64), Vec<PathBuf>> = HashMap::new();
+    for (number, volume) in carry.volumes.iter().enumerate() {
+        let mut wanted = HashSet::new();
+        for item in &carry.items {
+            let is_made = !matches!(item.decision, Decision::Left(_) | Decision::New(_));
+            let is_made = is_made && item.place.0 == number && item.kind.is_file();
+            if is_made
+                && let Some(meta) = look(&volume.running, &item.place.1)?
+                && meta.nlink > 1
+            {
+                wanted.insert(meta.ino);
+            }
+        }
+        if wanted.is_empty() {
+            continue;
+        }
+        let id = be_btrfs::subvolume_info(&volume.running)?.id;
+        let since = volume.since;
+        for file in session.store.top.changed_files(id, since, None, &[])? {
+            if wanted.contains(&file.inode) {
+                found
+                    .entry((number, file.inode))
+                    .or_default()
+                    .push(file.path);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,451 @@
+//! Finding what changed on the running system, and deciding about each name. Only read.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::{FileType, Root};
+use be_portage::config_files::contents;
+use be_portage::diff;
+use be_portage::vdb;
+
+use super::decide::{Delta, From, Three, Verdict, decide};
+use super::rules::{Class, Why, class_of};
+use super::text;
+use super::{Carry, Clash, Conflict, Decision, Item};
+use crate::diff::entry::{self, Meta};
+use crate::diff::{Change, Family, FileChange, files};
+use crate::manager::Manager;
+use crate::model::{Environment, Inventory};
+use crate::record::Policy;
+use crate::refusal::Refusal;
+use crate::session::Session;
+use crate::upgrade::fd_path;
+use crate::whole::Whole;
+
+const VDB: &str = "var/db/pkg";
+
+/// Texts that are larger are not merged, in bytes.
+const MAX_MERGED: u64 = 16 << 20;
+
+/// What packages have installed is not read from a list that is larger, in bytes.
+const MAX_CONTENTS: u64 = 256 << 20;
+
+/// A subvolume in three states.
+#[derive(Debug)]
+pub(super) struct Volume {
+    /// Where it is mounted, from the root of the system.
+    pub mount: PathBuf,
+    pub base: Root,
+    pub running: Root,
+    pub new: Root,
+    /// The transaction of the base: what is newer was written since.
+    pub since: u64,
+    /// When base and new environment parted, in seconds since 1970.
+    parted: Option<i64>,
+}
+
+/// Where the running system is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// The running system itself, which goes on meanwhile: to show what would be carried.
+    Live,
+    /// Snapshots of its subvolumes, in this directory, by [`crate::record::place`].
+    Snapshots(&'a Path),
+}
+
+/// Find out what would go from the running system into an environment.
+///
+/// # Errors
+/// [`Refusal::NotFromRunning`]; when one of the trees cannot be read.
+pub fn survey(
+    session: &Session,
+    inv: &Inventory,
+    env: &Environment,
+    origin: Origin<'_>,
+) -> Result<Carry> {
+    let running = inv.running()?;
+    let family = Family::new(&session.store, inv)?;
+    let mut carry = Carry {
+        from: running.name().clone(),
+        to: env.name().clone(),
+        items: Vec::new(),
+        packages: Vec::new(),
+        notes: Vec::new(),
+        volumes: volumes(session, inv, env, &family, origin)?,
+    };
+    let of_packages = packages(session, env, origin, &family, &mut carry)?;
+    let mut found = Vec::new();
+    for (number, volume) in carry.volumes.iter().enumerate() {
+        let changes = files(&volume.base, &volume.running, Some(&family))
+            .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
+        let mut looking = Looking::new(volume, session);
+        for change in changes {
+            let item = looking.item(number, change, &of_packages);
+            found.extend(item.transpose());
+        }
+    }
+    carry.items = found.into_iter().collect::<Result<_>>()?;
+    carry.items.sort_by(|a, b| a.path.cmp(&b.path));
+    leave_to_packages(session, env, &mut carry)?;
+    Ok(carry)
+}
+
+/// The subvolumes of the environment that were cloned from the running system.
+fn volumes(
+    session: &Session,
+    inv: &Inventory,
+    env: &Environment,
+    family: &Family<'_>,
+    origin: Origin<'_>,
+) -> Result<Vec<Volume>> {
+    let running = inv.running()?;
+    let store = &session.store;
+    let home = crate::store::Paths::environment(env.name());
+    let refused = || Refusal::NotFromRunning {
+        name: env.name().clone(),
+        running: running.name().clone(),
+    };
+    if running.name() == env.name() {
+        return Err(refused().into());
+    }
+    let mut found = Vec::new();
+    for member in &env.record.subvolumes {
+        if member.policy != Policy::Cloned {
+            continue;
+        }
+        let mount = Path::new(member.mount.trim_matches('/'));
+        let here = match member.mount.as_str() {
+            "/" => running.root.as_ref(),
+            other => {
+                let part = inv.system.layout.part_at(Path::new(other));
+                part.map(|part| &part.subvolume)
+            }
+        };
+        let from = member.base.as_ref().zip(here);
+        let Some((base, here)) = from.filter(|(base, here)| base.of == here.uuid) else {
+            return Err(refused().into());
+        };
+        let place = member.place();
+        let running = match origin {
+            Origin::Live => store.root_of(&here.path)?,
+            Origin::Snapshots(dir) => store.root_of(&dir.join(&place))?,
+        };
+        let new = store.root_of(&home.join(&place))?;
+        let base_root = store.root_of(&home.join("base").join(&place));
+        let base_root = base_root.with_context(|| format!("the base of {} is gone", env.name()))?;
+        let parted = family.parted(&base_root, &new)?.map(|parted| parted.time);
+        found.push(Volume {
+            mount: mount.to_owned(),
+            running,
+            new,
+            since: base.generation,
+            parted,
+            base: base_root,
+        });
+    }
+    Ok(found)
+}
+
+/// What became of packages on the running system, and which files belong to those.
+fn packages(
+    session: &Session,
+    env: &Environment,
+    origin: Origin<'_>,
+    family: &Family<'_>,
+    carry: &mut Carry,
+) -> Result<HashSet<PathBuf>> {
+    let mut owned = HashSet::new();
+    if session.manager_of(&session.root)? != Some(Manager::Portage) {
+        return Ok(owned);
+    }
+    let base = session.whole_base(&env.record)?;
+    let running = match origin {
+        Origin::Live => Whole::from(session.root.try_clone()?),
+        Origin::Snapshots(dir) => {
+            let others = env.record.subvolumes.iter();
+            let others = others.filter(|m| m.mount != "/" && m.base.is_some());
+            let volumes = others.map(|m| (m.mount.clone().into(), dir.join(m.place())));
+            Whole::open(&session.store, &dir.join("root"), volumes.collect())?
+        }
+    };
+    // Of one volume btrfs knows when it parted from its base.
+    let time = match &carry.volumes[..] {
+        [volume] => family.parted(&volume.base, &volume.running)?,
+        _ => None,
+    };
+    let time = time.map(|parted| parted.time);
+    let changed = vdb::load_changed(&fd_path(&base), &fd_path(&running), time)?;
+    let diff = diff::diff(&changed.before, &changed.after);
+    carry.packages = diff.lines();
+    let mut add = |root: &Root, name: &str, version: &str| -> Result<()> {
+        let file = Path::new(VDB).join(format!("{name}-{version}/CONTENTS"));
+        let text = match root.read(&file, MAX_CONTENTS) {
+            Ok(text) => text,
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        owned.extend(contents::paths(&text).map(as_path));
+        Ok(())
+    };
+    for entry in &diff.added {
+        add(&running, &entry.package, &entry.version)?;
+    }
+    for entry in &diff.removed {
+        add(&base, &entry.package, &entry.version)?;
+    }
+    let others = [&diff.upgraded, &diff.downgraded, &diff.rebuilt];
+    for change in others.into_iter().flatten() {
+        add(&base, &change.package, &change.from)?;
+        add(&running, &change.package, &change.to)?;
+    }
+    Ok(owned)
+}
+
+fn as_path(absolute: &[u8]) -> PathBuf {
+    let path = absolute.strip_prefix(b"/").unwrap_or(absolute);
+    std::ffi::OsString::from_vec(path.to_vec()).into()
+}
+
+/// The directory in question, open in all three trees.
+struct Dirs {
+    path: PathBuf,
+    base: Option<OwnedFd>,
+    running: Option<OwnedFd>,
+    new: Option<OwnedFd>,
+    /// In the new environment something on the way is no directory.
+    blocked: bool,
+}
+
+/// One volume at work: the directory that was looked into last stays open.
+struct Looking<'a> {
+    volume: &'a Volume,
+    session: &'a Session,
+    dirs: Option<Dirs>,
+}
+
+impl<'a> Looking<'a> {
+    fn new(volume: &'a Volume, session: &'a Session) -> Self {
+        Self {
+            volume,
+            session,
+            dirs: None,
+        }
+    }
+
+    /// What becomes of a changed name; nothing if the new environment has it like that.
+    fn item(
+        &mut self,
+        number: usize,
+        change: FileChange,
+        of_packages: &HashSet<PathBuf>,
+    ) -> Result<Option<Item>> {
+        let path = self.volume.mount.join(&change.path);
+        let class = class_of(&path, &self.session.config.carry);
+        let mut item = Item {
+            kind: change.kind,
+            change: change.change,
+            decision: Decision::Take,
+            place: (number, change.path),
+            path,
+        };
+        let in_package = of_packages.contains(&item.path) && !item.path.starts_with("etc");
+        let decision = match class {
+            Class::Left(why) => Some(Decision::Left(why)),
+            _ if in_package => Some(Decision::Left(Why::OfPackage)),
+            class => {
+                let looked = self.decision(&item, class);
+                looked.with_context(|| format!("cannot compare /{}", item.path.display()))?
+            }
+        };
+        Ok(decision.map(|decision| {
+            item.decision = decision;
+            item
+        }))
+    }
+
+    fn decision(&mut self, item: &Item, class: Class) -> Result<Option<Decision>> {
+        let path = item.place.1.as_path();
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().unwrap_or(OsStr::new("."));
+        if self.dirs.as_ref().is_none_or(|dirs| dirs.path != parent) {
+            self.dirs = Some(self.open(parent)?);
+        }
+        let Some(dirs) = &self.dirs else {
+            return Ok(None);
+        };
+        if dirs.blocked {
+            return Ok(match item.change {
+                Change::Removed => None,
+                _ => Some(Decision::New(Conflict::Way)),
+            });
+        }
+        let stat = |dir: &Option<OwnedFd>| -> Result<Option<Meta>> {
+            Ok(match dir {
+                Some(dir) => entry::stat(dir.as_fd(), name)?,
+                None => None,
+            })
+        };
+        let (base, running, new) = (stat(&dirs.base)?, stat(&dirs.running)?, stat(&dirs.new)?);
+        if running.is_some_and(|meta| meta.is_socket()) {
+            return Ok(Some(Decision::Left(Why::Socket)));
+        }
+        let compare = |a: (&Option<OwnedFd>, Option<Meta>), b: (&Option<OwnedFd>, Option<Meta>)| {
+            let (Some(dir_a), Some(a)) = (a.0.as_ref(), a.1) else {
+                return Ok(Vec::new());
+            };
+            let (Some(dir_b), Some(b)) = (b.0.as_ref(), b.1) else {
+                return Ok(Vec::new());
+            };
+            entry::aspects((dir_a.as_fd(), &a), (dir_b.as_fd(), &b), name)
+        };
+        let there = match (base, new) {
+            (None, None) => Delta::Same,
+            (None, Some(_)) => Delta::Added,
+            (Some(_), None) => Delta::Removed,
+            (Some(a), Some(b)) if a.is_untouched(&b, self.volume.parted) => Delta::Same,
+            (a, b) => match compare((&dirs.base, a), (&dirs.new, b))? {
+                aspects if aspects.is_empty() => Delta::Same,
+                aspects => Delta::Changed(aspects),
+            },
+        };
+        let here = match &item.change {
+            Change::Added => Delta::Added,
+            Change::Removed => Delta::Removed,
+            Change::Changed(aspects) => Delta::Changed(aspects.clone()),
+        };
+        let apart = match there {
+            Delta::Same => Vec::new(),
+            _ => compare((&dirs.running, running), (&dirs.new, new))?,
+        };
+        let three = Three {
+            running: here,
+            new: there,
+            apart,
+        };
+        let prefer = match class {
+            Class::Configuration(_) => From::New,
+            _ => From::Running,
+        };
+        self.resolve(item, class, decide(&three, prefer))
+    }
+
+    fn resolve(&self, item: &Item, class: Class, verdict: Verdict) -> Result<Option<Decision>> {
+        let configuration = matches!(class, Class::Configuration(_));
+        Ok(Some(match verdict {
+            Verdict::Already => return Ok(None),
+            Verdict::Take => Decision::Take,
+            Verdict::Mix(mix) => Decision::Mix(mix),
+            Verdict::Merge(mix) => match self.merged(item, class)? {
+                Some((text, is_new)) if is_new && !mix.contested => {
+                    // What is in it is done; perhaps the rest is, too.
+                    let parts = [mix.mode, mix.owner, mix.attributes];
+                    if !parts.contains(&From::Running) {
+                        return Ok(None);
+                    }
+                    Decision::Merge(text, mix)
+                }
+                Some((text, _)) => Decision::Merge(text, mix),
+                None if configuration => Decision::Beside(Conflict::Content),
+                None => Decision::Running(Conflict::Content),
+            },
+            Verdict::Clash(Clash::RemovedHere) => Decision::New(Conflict::Removed),
+            // The only version that there is.
+            Verdict::Clash(Clash::RemovedThere) => Decision::Running(Conflict::Gone),
+            Verdict::Clash(Clash::Type) => match item.kind {
+                FileType::Dir => Decision::New(Conflict::Type),
+                _ => Decision::Beside(Conflict::Type),
+            },
+        }))
+    }
+
+    /// The contents put together, and whether the new environment has them already.
+    fn merged(&self, item: &Item, class: Class) -> Result<Option<(Vec<u8>, bool)>> {
+        let list = match class {
+            Class::Configuration(list) => list,
+            Class::Log => Some(text::List::Log),
+            Class::Data | Class::Left(_) => return Ok(None),
+        };
+        let path = item.place.1.as_path();
+        let read = |root: &Root| root.strict_read(path, MAX_MERGED);
+        let base = match item.change {
+            // New on both sides: what they were made from is empty.
+            Change::Added => Some(Vec::new()),
+            _ => read(&self.volume.base)?,
+        };
+        let (Some(base), Some(running), Some(new)) =
+            (base, read(&self.volume.running)?, read(&self.volume.new)?)
+        else {
+            return Ok(None);
+        };
+        let merged = text::merge(&base, &running, &new, list);
+        Ok(merged.map(|text| {
+            let is_new = text == new;
+            (text, is_new)
+        }))
+    }
+
+    fn open(&self, parent: &Path) -> Result<Dirs> {
+        let open = |root: &Root| entry::open_dir(root.fd(), parent);
+        let new = open(&self.volume.new)?;
+        let blocked = new.is_none() && is_blocked(&self.volume.new, parent)?;
+        Ok(Dirs {
+            path: parent.to_owned(),
+            base: open(&self.volume.base)?,
+            running: open(&self.volume.running)?,
+            new,
+            blocked,
+        })
+    }
+}
+
+/// Whether something on the way to a directory is there and is none.
+fn is_blocked(root: &Root, dir: &Path) -> Result<bool> {
+    let mut at = PathBuf::new();
+    for name in dir {
+        let Some(open) = entry::open_dir(root.fd(), &at)? else {
+            return Ok(false);
+        };
+        match entry::stat(open.as_fd(), name)? {
+            None => return Ok(false),
+            Some(meta) if !meta.kind.is_dir() => return Ok(true),
+            Some(_) => at.push(name),
+        }
+    }
+    Ok(false)
+}
+
+/// Where both sides changed a file that belongs to a package, outside of /etc, that of the
+/// new environment stays: it goes with the rest of the package.
+fn leave_to_packages(session: &Session, env: &Environment, carry: &mut Carry) -> Result<()> {
+    let is_asked = |item: &Item| {
+        matches!(item.decision, Decision::Running(_) | Decision::Beside(_))
+            && !item.path.starts_with("etc")
+    };
+    let asked: HashSet<Vec<u8>> = carry
+        .items
+        .iter()
+        .filter(|item| is_asked(item))
+        .map(|item| [b"/", item.path.as_os_str().as_bytes()].concat())
+        .collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let mut owned = HashSet::new();
+    for root in [session.whole(env)?, session.whole_base(&env.record)?] {
+        let found = contents::owned(&fd_path(&root), |path| asked.contains(path))?;
+        owned.extend(found);
+    }
+    for item in carry.items.iter_mut().filter(|item| is_asked(item)) {
+        let path = [b"/", item.path.as_os_str().as_bytes()].concat();
+        if owned.contains(&path)
+            && let Decision::Running(conflict) | Decision::Beside(conflict) = item.decision
+        {
+            item.decision = Decision::New(conflict);
+        }
+    }
+    Ok(())
+}
