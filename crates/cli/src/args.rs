@@ -66,6 +66,7 @@ pub enum Verb {
     Pause(verbs::pause::Args),
     Resume(verbs::resume::Args),
     Activate(verbs::activate::Args),
+    Carry(verbs::carry::Args),
     Rollback(verbs::rollback::Args),
     Confirm(verbs::confirm::Args),
     List(verbs::list::Args),

@@ -1,0 +1,231 @@
+//! `be carry`
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use be_core::carry::{self, Carry, Decision, Item, Origin, Over, over};
+use be_core::chroot::Interrupted;
+use be_core::diff::{Aspect, Change};
+use be_core::model::Inventory;
+use be_core::name::{EnvName, Named};
+use be_core::refusal::{NothingToDo, Refusal};
+use serde_json::{Value, json};
+
+use super::environment;
+use crate::complete;
+use crate::context::Context;
+use crate::reporter::{Outcome, count};
+
+/// Show what changed on the running system since ENV was cloned, and what of it goes over.
+///
+/// Marks: + new, - removed, M changed on the running system. What was changed in both is put
+/// together where that is safe; behind ! is what a person should look at.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Carry it over.
+    ///
+    /// The environment as it was before stays as its snapshot before-carry.
+    #[arg(long)]
+    apply: bool,
+    /// Change nothing if there is something that a person should look at.
+    #[arg(long, requires = "apply")]
+    strict: bool,
+    /// Name every path that is left, too.
+    #[arg(long)]
+    all: bool,
+    /// Into which one; what boots next if not given.
+    #[arg(value_name = "ENV", add = complete::environments())]
+    name: Option<Named>,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if !args.apply || ctx.dry_run {
+        let inv = ctx.session.observe()?;
+        let name = target(args, &inv)?;
+        let found = carry::survey(&ctx.session, &inv, inv.get(&name)?, Origin::Live)?;
+        let text = text(&found, args.all, "goes");
+        return Ok(Outcome::new(document(&found)).text(text).notes(found.notes));
+    }
+    let work = ctx.begin()?;
+    let name = target(args, &work.inv)?;
+    let Some(lock) = &work.lock else {
+        return Ok(Outcome::new(json!({})));
+    };
+    let interrupted = Interrupted::watch()?;
+    let session = &ctx.session;
+    let done = over(
+        session,
+        work.inv,
+        &name,
+        args.strict,
+        ctx.now,
+        (lock, &interrupted),
+    )?;
+    carried(args, done)
+}
+
+fn carried(args: &Args, done: Over) -> Result<Outcome> {
+    let Over {
+        carry,
+        applied,
+        before,
+    } = done;
+    if applied.done == 0 && applied.beside.is_empty() && carry.is_empty() {
+        let why = format!("nothing changed that {} has not", carry.to);
+        return Err(NothingToDo(why).into());
+    }
+    let mut text = text(&carry, args.all, "went");
+    for path in &applied.beside {
+        text.push_str(&format!("put beside another: /{}\n", path.display()));
+    }
+    for path in &applied.kept {
+        let name = &carry.to;
+        text.push_str(&format!(
+            "not empty in {name}, and kept: /{}\n",
+            path.display()
+        ));
+    }
+    let mut fields = document(&carry);
+    fields["applied"] = json!({
+        "done": applied.done,
+        "beside": paths(&applied.beside),
+        "kept": paths(&applied.kept),
+        "before": before,
+    });
+    let back = format!("before it: {before}");
+    let notes = carry.notes.into_iter().chain([back]);
+    Ok(Outcome::new(fields)
+        .text(text)
+        .notes(notes.collect::<Vec<_>>()))
+}
+
+fn paths(paths: &[std::path::PathBuf]) -> Vec<String> {
+    paths.iter().map(|p| format!("/{}", p.display())).collect()
+}
+
+/// The one that is named, or boots next.
+fn target(args: &Args, inv: &Inventory) -> Result<EnvName> {
+    if let Some(name) = &args.name {
+        return Ok(environment(name, "carried into")?);
+    }
+    let next = inv.environments.iter().find(|e| e.next && !e.running);
+    let next = next.ok_or(Refusal::NothingBootsNext)?;
+    Ok(next.name().clone())
+}
+
+/// Left paths are counted by reason; with `all` each is named.
+fn text(carry: &Carry, all: bool, verb: &str) -> String {
+    let mut out = String::new();
+    let is_left = |item: &&Item| matches!(item.decision, Decision::Left(_));
+    for item in carry.items.iter().filter(|item| !is_left(item)) {
+        out.push_str(&line(item));
+    }
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for item in carry.items.iter().filter(is_left) {
+        let Decision::Left(why) = &item.decision else {
+            continue;
+        };
+        match all {
+            true => out.push_str(&line(item)),
+            false => *left.entry(why.sentence()).or_default() += 1,
+        }
+    }
+    let over = carry.items.iter().filter(|item| !is_left(item)).count();
+    let (from, to) = (&carry.from, &carry.to);
+    out.push_str(&format!(
+        "{} {verb} from {from} into {to}\n",
+        count(over, "path")
+    ));
+    let both = carry.conflicts().count();
+    if both > 0 {
+        out.push_str(&format!(
+            "{} to look at, marked with !\n",
+            count(both, "conflict")
+        ));
+    }
+    for (why, number) in left {
+        out.push_str(&format!("left: {} ({why})\n", count(number, "path")));
+    }
+    for package in &carry.packages {
+        out.push_str(&format!("package on the running system only: {package}\n"));
+    }
+    out
+}
+
+fn line(item: &Item) -> String {
+    let mark = mark(&item.change);
+    let flag = if item.decision.conflict().is_some() {
+        '!'
+    } else {
+        ' '
+    };
+    let mut what = match &item.change {
+        Change::Changed(aspects) => aspects.iter().map(|a| a.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    let decided = sentence(&item.decision);
+    what.extend(decided.as_deref());
+    let slash = if item.kind.is_dir() { "/" } else { "" };
+    let path = format!("{flag}{mark} /{}{slash}", item.path.display());
+    match what.is_empty() {
+        true => format!("{path}\n"),
+        false => format!("{path}: {}\n", what.join(", ")),
+    }
+}
+
+fn mark(change: &Change) -> char {
+    match change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Changed(_) => 'M',
+    }
+}
+
+/// What becomes of it, where that is not plain.
+fn sentence(decision: &Decision) -> Option<String> {
+    let text =
+        |conflict: &carry::Conflict, what: &str| Some(format!("{}: {what}", conflict.sentence()));
+    match decision {
+        Decision::Take => None,
+        Decision::Mix(_) | Decision::Merge(..) => Some("put together".into()),
+        Decision::Running(conflict) => text(conflict, "that of the running system counts"),
+        Decision::New(conflict) => text(conflict, "that of the environment stays"),
+        Decision::Beside(conflict) => text(conflict, "both are kept"),
+        Decision::Left(why) => Some(format!("left: {}", why.sentence())),
+    }
+}
+
+fn document(carry: &Carry) -> Value {
+    let items: Vec<Value> = carry.items.iter().map(entry).collect();
+    json!({
+        "from": carry.from,
+        "to": carry.to,
+        "paths": items,
+        "packages": carry.packages,
+        "conflicts": carry.conflicts().count(),
+    })
+}
+
+fn entry(item: &Item) -> Value {
+    let change = match &item.change {
+        Change::Added => "added",
+        Change::Removed => "removed",
+        Change::Changed(_) => "changed",
+    };
+    let aspects: &[Aspect] = match &item.change {
+        Change::Changed(aspects) => aspects,
+        _ => &[],
+    };
+    let why = match &item.decision {
+        Decision::Left(why) => Some(*why),
+        _ => None,
+    };
+    json!({
+        "path": format!("/{}", item.path.display()),
+        "change": change,
+        "aspects": aspects,
+        "decision": item.decision.as_str(),
+        "conflict": item.decision.conflict(),
+        "left": why,
+    })
+}
