@@ -603,3 +603,66 @@ fn what_it_refuses() -> Result<()> {
     ensure!(shown.contains("from default into one"), "{shown}");
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn an_upgrade_loses_nothing_that_was_done_meanwhile() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.set_world(&["app-misc/slow"])?;
+    system.set_slow(6)?;
+    system.write("/etc/gone", "x")?;
+    let hello = system.read("/usr/bin/hello")?;
+    let mut upgrade = system.be.start(&["upgrade", "new"])?;
+    upgrade.until("a build", || system.builds_slow("new").then_some(()))?;
+    system.append("/etc/passwd", "ann:x:1234:100::/home/ann:/bin/sh\n")?;
+    system.append("/etc/shadow", "ann:x:1::::::\n")?;
+    fs::create_dir_all(system.path("/home/ann"))?;
+    chown(system.path("/home/ann"), Some(1234), Some(100))?;
+    fs::remove_file(system.path("/etc/gone"))?;
+    fs::create_dir_all(system.path("/var/spool/cron/crontabs"))?;
+    system.write("/var/spool/cron/crontabs/ann", "@daily true\n")?;
+    let large = fs::File::create(system.path("/home/ann/large"))?;
+    large.set_len(50 << 30)?;
+    system.set_world(&["app-misc/slow", "app-misc/hello"])?;
+    let install = "emerge --sync --quiet && emerge --quiet --oneshot app-misc/hello";
+    system.chroot().run(&["sh", "-c", install])?;
+    let passwd = system.read("/etc/passwd")?;
+    let done = upgrade.end()?.done();
+    for words in [
+        "carried what changed in default since new was cloned",
+        "packages that changed in default, and not in new: app-misc/hello",
+    ] {
+        ensure!(done.stderr.contains(words), "{words}: {}", done.stderr);
+    }
+    let read = |path: &str| fs::read_to_string(system.env("new", path));
+    assert_eq!(read("etc/passwd")?, passwd);
+    ensure!(
+        read("etc/shadow")?.contains("ann:x:"),
+        "{}",
+        read("etc/shadow")?
+    );
+    assert_eq!(read("var/spool/cron/crontabs/ann")?, "@daily true\n");
+    let large = system.env("new", "home/ann/large").metadata()?;
+    assert_eq!(large.len(), 50 << 30);
+    assert_eq!(system.env("new", "home/ann").metadata()?.uid(), 1234);
+    ensure!(!system.env("new", "etc/gone").exists());
+    ensure!(read("var/lib/portage/world")?.contains("app-misc/hello"));
+    // It belongs to another version of the package.
+    ensure!(system.read("/usr/bin/hello")? != hello);
+    assert_eq!(read("usr/bin/hello")?, hello);
+
+    // Portage's own state is that of the environment, which wants nothing but the other package.
+    let wanted = ["exec", "new", "--", "emerge", "-up", "--quiet", "@world"];
+    let wanted = system.be.run(&wanted).done().stdout;
+    ensure!(
+        wanted.contains("app-misc/hello") && !wanted.contains("slow"),
+        "{wanted}"
+    );
+    system.be.run(&["check", "new"]).done();
+    system
+        .be
+        .run(&["carry", "new", "--apply"])
+        .exits(77)
+        .says(&["nothing changed"]);
+    Ok(())
+}

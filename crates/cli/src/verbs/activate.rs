@@ -4,13 +4,14 @@ use anyhow::{Context as _, Result};
 use be_core::host;
 use be_core::layout;
 use be_core::name::{EnvName, Named};
-use be_core::plan::{self, How, Way as Booting};
+use be_core::plan::{self, How, Plan, Way as Booting};
 use be_core::reboot;
 use be_core::refusal::Refusal;
 use be_core::selection;
 use be_core::stale::{LeftBehind, left_behind};
 use serde_json::{Map, Value, json};
 
+use super::carry::{self, Wanted};
 use super::environment;
 use crate::complete;
 use crate::context::{Context, Work};
@@ -36,6 +37,17 @@ pub struct Args {
     /// is installed, else by a plain reboot.
     #[arg(long, conflicts_with_all = ["once", "undo_once", "no_trial"])]
     now: bool,
+    /// Carry over what changed on the running system since, whatever it is.
+    ///
+    /// That is usual for the result of an upgrade that was never booted; see be carry.
+    #[arg(long, conflicts_with_all = ["undo_once", "no_carry"])]
+    carry: bool,
+    /// Carry nothing over.
+    #[arg(long, conflicts_with_all = ["undo_once", "strict"])]
+    no_carry: bool,
+    /// Refuse if something was changed on both sides that a person should look at.
+    #[arg(long, conflicts_with = "undo_once")]
+    strict: bool,
     /// Which one.
     #[arg(required_unless_present = "undo_once", add = complete::environments())]
     name: Option<Named>,
@@ -78,14 +90,25 @@ impl Args {
             false => self.trial.how(),
         }
     }
+
+    fn wanted(&self) -> Wanted {
+        let carry = self.carry.then_some(true);
+        Wanted {
+            carry: carry.or(self.no_carry.then_some(false)),
+            strict: self.strict,
+        }
+    }
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let name = args.name.as_ref().map(|n| environment(n, "activated"));
     match name.transpose()? {
         Some(name) if !args.undo_once => match args.now {
-            true => at_once(ctx, &name),
-            false => activate(ctx, &name, args.how()),
+            true => at_once(ctx, &name, args.wanted()),
+            false => {
+                let work = ctx.begin()?;
+                switch_with(ctx, work, &name, args.how(), args.wanted())
+            }
         },
         name => undo_once(ctx, name.as_ref()),
     }
@@ -106,14 +129,8 @@ fn undo_once(ctx: &mut Context, name: Option<&EnvName>) -> Result<Outcome> {
         .notes(done.notes))
 }
 
-/// Make `name` boot next.
-pub fn activate(ctx: &mut Context, name: &EnvName, how: How) -> Result<Outcome> {
-    let work = ctx.begin()?;
-    switch(ctx, work, name, how)
-}
-
 /// Make `name` boot next, and leave what runs for it.
-fn at_once(ctx: &mut Context, name: &EnvName) -> Result<Outcome> {
+fn at_once(ctx: &mut Context, name: &EnvName, wanted: Wanted) -> Result<Outcome> {
     let work = ctx.begin()?;
     let inv = &work.inv;
     if inv.sysroot != std::path::Path::new("/") || !host::sees_the_machine() {
@@ -131,7 +148,7 @@ fn at_once(ctx: &mut Context, name: &EnvName) -> Result<Outcome> {
         name: name.to_string(),
         left: ctx.session.config.trial.tries,
     };
-    let mut outcome = switch(ctx, work, name, How::Trial)?;
+    let mut outcome = switch_with(ctx, work, name, How::Trial, wanted)?;
     // What does not boot is not activated.
     let kernel = kernel.context("it has no kernel")?;
     let ways = reboot::ways(&ctx.session, &env, &kernel);
@@ -158,8 +175,21 @@ fn at_once(ctx: &mut Context, name: &EnvName) -> Result<Outcome> {
         .notes(reasons))
 }
 
-/// Make `name` boot next, with what was taken to do so.
-pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result<Outcome> {
+/// Carry over what is due, and make `name` boot next.
+fn switch_with(
+    ctx: &mut Context,
+    work: Work,
+    name: &EnvName,
+    how: How,
+    wanted: Wanted,
+) -> Result<Outcome> {
+    // What is refused is refused before anything goes over.
+    planned(ctx, &work, name, how)?;
+    let (work, carried) = carry::before_switch(ctx, work, name, wanted)?;
+    Ok(switch(ctx, work, name, how)?.notes(carried))
+}
+
+fn planned(ctx: &Context, work: &Work, name: &EnvName, how: How) -> Result<(Plan, Booting)> {
     let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
@@ -171,7 +201,14 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result
         switch: ctx.session.switch(inv, env, how),
         problems,
     };
-    let (planned, way) = plan::activate(inv, &request)?;
+    Ok(plan::activate(inv, &request)?)
+}
+
+/// Make `name` boot next, with what was taken to do so.
+pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result<Outcome> {
+    let (planned, way) = planned(ctx, &work, name, how)?;
+    let inv = &work.inv;
+    let env = inv.get(name)?;
     let already = match &way {
         Booting::Default if env.default && env.next => " already",
         _ => "",

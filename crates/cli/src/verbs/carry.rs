@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use be_core::carry::{self, Carry, Decision, Item, Origin, Over, over};
 use be_core::chroot::Interrupted;
 use be_core::diff::{Aspect, Change};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::environment;
 use crate::complete;
-use crate::context::Context;
+use crate::context::{Context, Work};
 use crate::reporter::{Outcome, count};
 
 /// Show what changed on the running system since ENV was cloned, and what of it goes over.
@@ -53,6 +53,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     let interrupted = Interrupted::watch()?;
     let session = &ctx.session;
+    work.inv.get(&name)?;
+    let _claim = session.store.claim(&name)?;
     let done = over(
         session,
         work.inv,
@@ -62,6 +64,47 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         (lock, &interrupted),
     )?;
     carried(args, done)
+}
+
+/// Before a switch: carry what is due, if that is wanted. Gives what was taken, read anew.
+pub fn before_switch(
+    ctx: &mut Context,
+    work: Work,
+    name: &EnvName,
+    wanted: Wanted,
+) -> Result<(Work, Vec<String>)> {
+    let env = work.inv.get(name)?;
+    let due = carry::is_due(&work.inv, env) && ctx.session.config.carry.at_activation;
+    if !wanted.carry.unwrap_or(due) {
+        return Ok((work, Vec::new()));
+    }
+    let found = carry::survey(&ctx.session, &work.inv, env, Origin::Live)?;
+    let Some(lock) = &work.lock else {
+        return Ok((work, found.sentences()));
+    };
+    if found.is_empty() {
+        // What is not carried is told all the same.
+        return Ok((work, found.sentences()));
+    }
+    let interrupted = Interrupted::watch()?;
+    let session = &ctx.session;
+    let claim = session.store.claim(name)?;
+    let both = (lock, &interrupted);
+    let done = over(session, work.inv, name, wanted.strict, ctx.now, both)
+        .with_context(|| format!("{name} was not activated; --no-carry leaves what changed"))?;
+    drop(claim);
+    let inv = session.observe()?;
+    let lock = work.lock;
+    Ok((Work { lock, inv }, done.carry.sentences()))
+}
+
+/// Whether to carry before a switch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// As is usual, without.
+    pub carry: Option<bool>,
+    /// Not if a person has to look at something.
+    pub strict: bool,
 }
 
 fn carried(args: &Args, done: Over) -> Result<Outcome> {

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use be_core::carry;
 use be_core::execute::came_up;
 use be_core::health::{self, Place};
 use be_core::host;
@@ -110,6 +111,13 @@ fn confirm(ctx: &mut Context, work: Work) -> Result<Outcome> {
         Err(shown) => return Ok(shown),
     };
     came_up(&ctx.session, &record)?;
+    let lock = ctx.session.store.lock();
+    let forgotten = lock.and_then(|lock| carry::forget(&ctx.session, &name, &lock));
+    if let Err(e) = forgotten {
+        // It works all the same.
+        ctx.reporter
+            .note(&format!("{name}@{} stays: {e:#}", carry::BEFORE));
+    }
     Ok(
         Outcome::new(json!({ "environment": name, "confirmed": true }))
             .text(text)

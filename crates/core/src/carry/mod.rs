@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use self::apply::Applied;
 pub use self::decide::{Clash, From, Mix};
-pub use self::over::{BEFORE, Over, over};
+pub use self::over::{BEFORE, Over, forget, is_due, over};
 pub use self::pattern::PathPattern;
 pub use self::rules::Why;
 pub use self::survey::{Origin, survey};
@@ -147,6 +147,32 @@ impl Carry {
     pub fn conflicts(&self) -> impl Iterator<Item = &Item> {
         let both = |item: &&Item| item.decision.conflict().is_some();
         self.items.iter().filter(both)
+    }
+
+    /// In short, for who did not ask for it; nothing if nothing was carried.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        let is_left = |item: &&Item| matches!(item.decision, Decision::Left(_));
+        let over = self.items.iter().filter(|item| !is_left(item)).count();
+        let (from, to) = (&self.from, &self.to);
+        let mut sentences = Vec::new();
+        if over > 0 {
+            let paths = if over == 1 { "path" } else { "paths" };
+            sentences.push(format!(
+                "carried what changed in {from} since {to} was cloned: {over} {paths}"
+            ));
+        }
+        sentences.extend(self.conflicts().map(|item| {
+            let why = item.decision.conflict().map_or("", Conflict::sentence);
+            format!("look at /{} in {to}: {why}", item.path.display())
+        }));
+        if !self.packages.is_empty() {
+            sentences.push(format!(
+                "packages that changed in {from}, and not in {to}: {}",
+                self.packages.join(", ")
+            ));
+        }
+        sentences
     }
 
     /// Whether there is nothing to do.

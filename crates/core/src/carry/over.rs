@@ -8,13 +8,15 @@ use anyhow::{Context, Result};
 use be_btrfs::{Mode, Root};
 use chrono::{DateTime, FixedOffset};
 
-use super::{Applied, Carry, Origin, apply::apply, survey};
+use super::Carry;
+use super::apply::{Applied, apply};
+use super::survey::{self, Origin, survey};
 use crate::chroot::Interrupted;
 use crate::execute::{SOURCES, discard_new, execute};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
-use crate::record::{Base, Policy, Record};
+use crate::record::{Base, Policy, Record, State};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -33,8 +35,17 @@ pub struct Over {
     pub before: Named,
 }
 
-/// Carry what changed on the running system into an environment. Cut off at any point, the
-/// environment boots, and doing it again ends in the same tree.
+/// Whether a switch to an environment carries by itself: into the result of an upgrade that
+/// was never booted. What was cloned as it is is meant to stay so.
+#[must_use]
+pub fn is_due(inv: &Inventory, env: &Environment) -> bool {
+    let fresh = env.record.upgrade.is_some() && env.state() == State::Ready;
+    fresh && !env.running && survey::is_from_running(inv, env)
+}
+
+/// Carry what changed on the running system into an environment, which the caller has claimed
+/// and nobody works in. Cut off at any point, the environment boots, and doing it again ends in
+/// the same tree.
 ///
 /// # Errors
 /// [`Refusal::NotFromRunning`], [`Refusal::Conflicts`] where `strict` and a person has to look;
@@ -48,14 +59,12 @@ pub fn over(
     (lock, interrupted): (&Lock, &Interrupted),
 ) -> Result<Over> {
     let env = inv.get(name)?.clone();
-    if env.busy {
-        let what = format!("an upgrade works in {name}");
-        return Err(Refusal::Busy { what }.into());
+    if !survey::is_from_running(&inv, &env) {
+        return Err(survey::refused(&inv, &env)?.into());
     }
     if let Some(path) = inv.system.swapfiles.first() {
         return Err(Refusal::Swapfile { path: path.clone() }.into());
     }
-    let claim = session.store.claim(name)?;
     let held = hold(session, &inv, &env).and_then(|bases| {
         let dir = Path::new(Paths::NEW).join(name.as_str()).join("base");
         let carry = survey(session, &inv, &env, Origin::Snapshots(&dir))?;
@@ -74,18 +83,40 @@ pub fn over(
             before,
         })
     });
-    drop(claim);
-    let discarded = match session
-        .store
-        .dir
-        .exists(Path::new(Paths::NEW).join(name.as_str()))?
-    {
+    let work = Path::new(Paths::NEW).join(name.as_str());
+    let discarded = match session.store.dir.exists(work)? {
         true => discard_new(session, name.as_str()),
         false => Ok(()),
     };
     let done = held?;
     discarded?;
     Ok(done)
+}
+
+/// An environment works: how it was before something was carried into it is not needed any more.
+///
+/// # Errors
+/// When the snapshot cannot be deleted.
+pub fn forget(session: &Session, name: &EnvName, lock: &Lock) -> Result<()> {
+    let inv = session.observe()?;
+    let before = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
+    let Some(taken) = inv.get(name)?.record.snapshot(&before) else {
+        return Ok(());
+    };
+    let subvolumes = taken.made().map(|(path, uuid)| plan::Member {
+        path,
+        uuid: uuid.to_owned(),
+    });
+    let removal = plan::SnapshotRemoval {
+        name: Named::snapshot(name, &before),
+        subvolumes: subvolumes.collect(),
+    };
+    let plan = plan::Plan {
+        steps: vec![plan::Step::RemoveSnapshot(removal)],
+        notes: Vec::new(),
+    };
+    execute(session, inv, &plan, lock)?;
+    Ok(())
 }
 
 /// Read-only snapshots of the running subvolumes, and what the record is to say of them.
@@ -98,13 +129,7 @@ fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(St
     let mut sources = Vec::new();
     let members = env.record.subvolumes.iter();
     for member in members.filter(|m| m.policy == Policy::Cloned) {
-        let here = match member.mount.as_str() {
-            "/" => running.root.as_ref(),
-            mount => {
-                let part = inv.system.layout.part_at(Path::new(mount));
-                part.map(|part| &part.subvolume)
-            }
-        };
+        let here = survey::here(inv, running, &member.mount);
         let here = here.context("it is not there on the running system")?;
         sources.push(here.uuid.clone());
         if let Some(base) = &member.base {
@@ -172,6 +197,13 @@ fn before(
         description: "before the running system was carried into it".into(),
         now,
     };
+    // Whoever has claimed it is the one who asks.
+    let mut inv = inv;
+    let own = inv
+        .environments
+        .iter_mut()
+        .filter(|e| e.name() == env.name());
+    own.for_each(|e| e.busy = false);
     let planned = plan::snapshot(&inv, &request)?;
     execute(session, inv, &planned, lock)?;
     Ok(named)

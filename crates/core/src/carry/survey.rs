@@ -19,7 +19,7 @@ use super::{Carry, Clash, Conflict, Decision, Item};
 use crate::diff::entry::{self, Meta};
 use crate::diff::{Change, Family, FileChange, files};
 use crate::manager::Manager;
-use crate::model::{Environment, Inventory};
+use crate::model::{Environment, Inventory, Subvolume};
 use crate::record::Policy;
 use crate::refusal::Refusal;
 use crate::session::Session;
@@ -94,6 +94,43 @@ pub fn survey(
     Ok(carry)
 }
 
+/// The running counterpart of what is mounted at this place in an environment.
+pub(super) fn here<'a>(
+    inv: &'a Inventory,
+    running: &'a Environment,
+    mount: &str,
+) -> Option<&'a Subvolume> {
+    match mount {
+        "/" => running.root.as_ref(),
+        // Not by its record: an adopted system may have got others since.
+        other => {
+            let part = inv.system.layout.part_at(Path::new(other));
+            part.map(|part| &part.subvolume)
+        }
+    }
+}
+
+/// Whether all of an environment was cloned from what runs now.
+pub(super) fn is_from_running(inv: &Inventory, env: &Environment) -> bool {
+    let Ok(running) = inv.running() else {
+        return false;
+    };
+    let members = env.record.subvolumes.iter();
+    let mut cloned = members.filter(|m| m.policy == Policy::Cloned);
+    running.name() != env.name()
+        && cloned.all(|member| {
+            let pair = member.base.as_ref().zip(here(inv, running, &member.mount));
+            pair.is_some_and(|(base, here)| base.of == here.uuid)
+        })
+}
+
+pub(super) fn refused(inv: &Inventory, env: &Environment) -> Result<Refusal> {
+    Ok(Refusal::NotFromRunning {
+        name: env.name().clone(),
+        running: inv.running()?.name().clone(),
+    })
+}
+
 /// The subvolumes of the environment that were cloned from the running system.
 fn volumes(
     session: &Session,
@@ -102,32 +139,18 @@ fn volumes(
     family: &Family<'_>,
     origin: Origin<'_>,
 ) -> Result<Vec<Volume>> {
+    if !is_from_running(inv, env) {
+        return Err(refused(inv, env)?.into());
+    }
     let running = inv.running()?;
     let store = &session.store;
     let home = crate::store::Paths::environment(env.name());
-    let refused = || Refusal::NotFromRunning {
-        name: env.name().clone(),
-        running: running.name().clone(),
-    };
-    if running.name() == env.name() {
-        return Err(refused().into());
-    }
     let mut found = Vec::new();
     for member in &env.record.subvolumes {
-        if member.policy != Policy::Cloned {
-            continue;
-        }
         let mount = Path::new(member.mount.trim_matches('/'));
-        let here = match member.mount.as_str() {
-            "/" => running.root.as_ref(),
-            other => {
-                let part = inv.system.layout.part_at(Path::new(other));
-                part.map(|part| &part.subvolume)
-            }
-        };
-        let from = member.base.as_ref().zip(here);
-        let Some((base, here)) = from.filter(|(base, here)| base.of == here.uuid) else {
-            return Err(refused().into());
+        let from = member.base.as_ref().zip(here(inv, running, &member.mount));
+        let Some((base, here)) = from.filter(|_| member.policy == Policy::Cloned) else {
+            continue;
         };
         let place = member.place();
         let running = match origin {
