@@ -181,6 +181,12 @@ impl Environment {
         }
     }
 
+    /// Whether it is complete and is not known to have come up ever; also while its trial is
+    /// to come.
+    pub fn is_unbooted(&self) -> bool {
+        self.record.state == State::Ready && !self.running
+    }
+
     /// Whether it may be in the menu and may be activated.
     pub fn usable(&self) -> bool {
         self.state().is_usable()
@@ -342,7 +348,7 @@ impl Inventory {
             let record = &env.record;
             let done = record.upgrade.as_ref().map(|u| u.phase) == Some(Phase::Done);
             let from = record.origin.as_ref() == Some(origin);
-            done && from && env.state() == State::Ready && !env.running && env.root.is_some()
+            done && from && env.is_unbooted() && env.root.is_some()
         })
     }
 
@@ -556,6 +562,34 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::distance;
+    use crate::plan::fixture::{env, inventory, name, now};
+    use crate::record::{Phase, State, Upgrade};
+
+    #[test]
+    fn what_is_on_trial_was_not_booted_yet() {
+        let upgraded = |e: &mut super::Environment| {
+            let mut upgrade = Upgrade::start(now(), &[]);
+            upgrade.phase = Phase::Done;
+            e.record.upgrade = Some(upgrade);
+            e.record.origin = Some(name("default"));
+        };
+        let inv = inventory(vec![
+            env("default", 256).running(),
+            env("waits", 300).state(State::Ready).with(upgraded),
+            env("armed", 301)
+                .state(State::Ready)
+                .with(upgraded)
+                .with(|e| e.trial = Some(2)),
+            env("failed", 302).state(State::Bad).with(upgraded),
+            env("clone", 303).state(State::Ready),
+        ]);
+        let found: Vec<_> = inv
+            .unbooted(&name("default"))
+            .map(|e| e.name().as_str())
+            .collect();
+        assert_eq!(found, ["waits", "armed"]);
+        assert_eq!(inv.environments[2].state(), State::Trial);
+    }
 
     #[test]
     fn distances() {

@@ -194,10 +194,8 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
 /// that nobody booted yet. A mere clone may be there to be gone back to.
 fn to_come(inv: &Inventory) -> Option<&Environment> {
     let next = inv.environments.iter().find(|e| e.next && !e.running);
-    let ready = |e: &&Environment| {
-        let upgraded = e.record.upgrade.is_some() && e.state() == State::Ready;
-        upgraded && !e.running && e.root.is_some()
-    };
+    let ready =
+        |e: &&Environment| e.record.upgrade.is_some() && e.is_unbooted() && e.root.is_some();
     next.or_else(|| inv.environments.iter().rev().find(ready))
 }
 

@@ -16,7 +16,7 @@ use crate::execute::{SOURCES, discard_new, execute};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
-use crate::record::{Base, Policy, Record, State};
+use crate::record::{Base, Policy, Record};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -39,8 +39,8 @@ pub struct Over {
 /// was never booted. What was cloned as it is is meant to stay so.
 #[must_use]
 pub fn is_due(inv: &Inventory, env: &Environment) -> bool {
-    let fresh = env.record.upgrade.is_some() && env.state() == State::Ready;
-    fresh && !env.running && survey::is_from_running(inv, env)
+    let fresh = env.record.upgrade.is_some() && env.is_unbooted();
+    fresh && survey::is_from_running(inv, env)
 }
 
 /// Carry what changed on the running system into an environment, which the caller has claimed
