@@ -141,24 +141,29 @@ fn at_every_flush_the_old_one_or_the_new_one_boots() -> Result<()> {
     })
 }
 
-/// The same of a trial, with the block on FAT.
-#[test]
-#[ignore = "needs root and QEMU"]
-fn at_every_flush_of_an_esp_the_old_choice_or_the_new_one_is_whole() -> Result<()> {
-    const ON_TRIAL: &str = "be activate --trial new";
-    emulated(|| {
-        let acts = [
-            Act::new(ON_TRIAL, "default", "new"),
-            Act::new("be activate default", "new", "default"),
-            Act::without(DATA, ON_TRIAL, "default", "new"),
-        ];
-        let recorded = Recorded::new(Site::ESP, "be init && be create new", &acts)?;
-        let log = Log::read(&recorded.log())?;
-        let mut looker = Looker::new(Site::ESP, &acts, &recorded, &log)?;
-        let trial = looker.look(0)?.sound()?;
-        looker.look(1)?.sound()?;
-        looker.told_too_early(2)?;
-        let new = trial.first_new.context("the new one never boots")?;
-        recorded.boots(&log, new, &root_of("new"), "new")
-    })
+/// Each takes a machine minutes.
+mod thorough {
+    use super::*;
+
+    /// The same of a trial, with the block on FAT.
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn at_every_flush_of_an_esp_the_old_choice_or_the_new_one_is_whole() -> Result<()> {
+        const ON_TRIAL: &str = "be activate --trial new";
+        emulated(|| {
+            let acts = [
+                Act::new(ON_TRIAL, "default", "new"),
+                Act::new("be activate default", "new", "default"),
+                Act::without(DATA, ON_TRIAL, "default", "new"),
+            ];
+            let recorded = Recorded::new(Site::ESP, "be init && be create new", &acts)?;
+            let log = Log::read(&recorded.log())?;
+            let mut looker = Looker::new(Site::ESP, &acts, &recorded, &log)?;
+            let trial = looker.look(0)?.sound()?;
+            looker.look(1)?.sound()?;
+            looker.told_too_early(2)?;
+            let new = trial.first_new.context("the new one never boots")?;
+            recorded.boots(&log, new, &root_of("new"), "new")
+        })
+    }
 }
