@@ -41,8 +41,6 @@ pub struct Carry {
     pub exclude: Vec<PathPattern>,
     /// Paths that go over although they are usually left.
     pub include: Vec<PathPattern>,
-    /// Whether an activation of the result of an upgrade carries by itself.
-    pub at_activation: bool,
     /// What is in /var/log goes over.
     pub logs: bool,
     /// What is in /var/cache goes over.
@@ -54,7 +52,6 @@ impl Default for Carry {
         Self {
             exclude: Vec::new(),
             include: Vec::new(),
-            at_activation: true,
             logs: true,
             caches: false,
         }

@@ -87,6 +87,7 @@ impl Root {
         if let Content::Of(_) = parts.content {
             set_times(dir.as_fd(), staged, &stat).on(OP, path)?;
         }
+        unlock(dir.as_fd(), &name).on(OP, path)?;
         renameat(&dir, staged, &dir, &name).on(OP, path)?;
         if Kind::from_raw_mode(stat.st_mode) == Kind::RegularFile {
             lock(dir.as_fd(), &name, parts, there).on(OP, path)?;
@@ -101,7 +102,9 @@ impl Root {
         let (dir, name) = self.strict_parent(path)?;
         let staged = OsStr::new(STAGED);
         unlink(dir.as_fd(), staged).on(OP, path)?;
+        unlock(from.as_fd(), &old).on(OP, path)?;
         linkat(&from, &old, &dir, staged, AtFlags::empty()).on(OP, path)?;
+        unlock(dir.as_fd(), &name).on(OP, path)?;
         renameat(&dir, staged, &dir, &name).on(OP, path)?;
         unlink(dir.as_fd(), staged).on(OP, path)
     }
@@ -135,6 +138,7 @@ impl Root {
             false => self.strict_parent(path)?,
         };
         let stat = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).on(OP, path)?;
+        unlock(dir.as_fd(), &name).on(OP, path)?;
         // A change of owner drops set-user-ID and capabilities.
         let done = || -> Result<()> {
             if let Some(root) = owner {
@@ -162,6 +166,7 @@ impl Root {
     /// Takes away what is at `path`; a directory only if it is empty. False if it is not.
     pub fn take_away(&self, path: &Path) -> Result<bool> {
         let (dir, name) = self.strict_parent(path)?;
+        unlock(dir.as_fd(), &name).on("remove", path)?;
         match unlinkat(&dir, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(true),
             Err(Errno::ISDIR) => {}
@@ -208,6 +213,7 @@ impl Root {
         Ok((self.strict_dir(dir)?, name.to_owned()))
     }
 
+    /// The directory, open, with nothing that keeps names from being made in it.
     fn strict_dir(&self, path: &Path) -> Result<OwnedFd> {
         // The root's own slash would be the host's.
         let path = path.strip_prefix("/").unwrap_or(path);
@@ -262,7 +268,27 @@ fn dress(dir: BorrowedFd<'_>, name: &OsStr, parts: &Parts<'_>, there: &Path) -> 
     set_owner(dir, name, &seen(parts.owner)?.2)?;
     set_mode(dir, name, &seen(parts.mode)?.2)?;
     let (source, file, _) = seen(parts.attributes)?;
-    attributes(&proc_path(source.as_fd(), &file), &proc_path(dir, name))
+    // What it has inherited from its directory goes.
+    set_attributes(source.as_fd(), &file, dir, name)
+}
+
+/// Lets go of what chattr(1) has locked, a file or a directory: it is to be changed.
+fn unlock(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    let kind = Kind::from_raw_mode(stat.st_mode);
+    if !matches!(kind, Kind::RegularFile | Kind::Directory) {
+        return Ok(());
+    }
+    let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(dir, name, open, Mode::empty())?;
+    let flags = flags_of(file.as_fd());
+    match flags.intersects(LOCKS) {
+        true => Ok(set_flags(file.as_fd(), flags.difference(LOCKS))?),
+        false => Ok(()),
+    }
 }
 
 /// The flags that forbid what is still to be done come last.

@@ -37,16 +37,11 @@ pub struct Args {
     /// is installed, else by a plain reboot.
     #[arg(long, conflicts_with_all = ["once", "undo_once", "no_trial"])]
     now: bool,
-    /// Carry over what changed on the running system since, whatever it is.
-    ///
-    /// That is usual for the result of an upgrade that was never booted; see be carry.
-    #[arg(long, conflicts_with_all = ["undo_once", "no_carry"])]
-    carry: bool,
-    /// Carry nothing over.
-    #[arg(long, conflicts_with_all = ["undo_once", "strict"])]
-    no_carry: bool,
-    /// Refuse if something was changed on both sides that a person should look at.
+    /// Carry over first what changed on the running system since it was cloned; see be carry.
     #[arg(long, conflicts_with = "undo_once")]
+    carry: bool,
+    /// With --carry: refuse if something was changed on both sides that a person should look at.
+    #[arg(long, requires = "carry")]
     strict: bool,
     /// Which one.
     #[arg(required_unless_present = "undo_once", add = complete::environments())]
@@ -92,9 +87,8 @@ impl Args {
     }
 
     fn wanted(&self) -> Wanted {
-        let carry = self.carry.then_some(true);
         Wanted {
-            carry: carry.or(self.no_carry.then_some(false)),
+            carry: self.carry,
             strict: self.strict,
         }
     }

@@ -43,7 +43,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         let inv = ctx.session.observe()?;
         let name = target(args, &inv)?;
         let found = carry::survey(&ctx.session, &inv, inv.get(&name)?, Origin::Live)?;
-        let text = text(&found, args.all, "goes");
+        let text = text(&found, args.all, false);
         return Ok(Outcome::new(document(&found)).text(text).notes(found.notes));
     }
     let work = ctx.begin()?;
@@ -66,32 +66,28 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     carried(args, done)
 }
 
-/// Before a switch: carry what is due, if that is wanted. Gives what was taken, read anew.
+/// Before a switch: carry, if that is wanted. Gives what was taken, read anew.
 pub fn before_switch(
     ctx: &mut Context,
     work: Work,
     name: &EnvName,
     wanted: Wanted,
 ) -> Result<(Work, Vec<String>)> {
-    let env = work.inv.get(name)?;
-    let due = carry::is_due(&work.inv, env) && ctx.session.config.carry.at_activation;
-    if !wanted.carry.unwrap_or(due) {
+    if !wanted.carry {
         return Ok((work, Vec::new()));
     }
-    let found = carry::survey(&ctx.session, &work.inv, env, Origin::Live)?;
+    let env = work.inv.get(name)?;
     let Some(lock) = &work.lock else {
-        return Ok((work, found.sentences()));
+        let found = carry::survey(&ctx.session, &work.inv, env, Origin::Live)?;
+        let count = count(found.over(), "path");
+        return Ok((work, vec![format!("would carry {count} first")]));
     };
-    if found.is_empty() {
-        // What is not carried is told all the same.
-        return Ok((work, found.sentences()));
-    }
     let interrupted = Interrupted::watch()?;
     let session = &ctx.session;
     let claim = session.store.claim(name)?;
     let both = (lock, &interrupted);
     let done = over(session, work.inv, name, wanted.strict, ctx.now, both)
-        .with_context(|| format!("{name} was not activated; --no-carry leaves what changed"))?;
+        .with_context(|| format!("{name} was not activated"))?;
     drop(claim);
     let inv = session.observe()?;
     let lock = work.lock;
@@ -101,8 +97,8 @@ pub fn before_switch(
 /// Whether to carry before a switch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
-    /// As is usual, without.
-    pub carry: Option<bool>,
+    /// Carry at all.
+    pub carry: bool,
     /// Not if a person has to look at something.
     pub strict: bool,
 }
@@ -117,7 +113,7 @@ fn carried(args: &Args, done: Over) -> Result<Outcome> {
         let why = format!("nothing changed that {} has not", carry.to);
         return Err(NothingToDo(why).into());
     }
-    let mut text = text(&carry, args.all, "went");
+    let mut text = text(&carry, args.all, true);
     for path in &applied.beside {
         text.push_str(&format!("put beside another: /{}\n", path.display()));
     }
@@ -157,7 +153,7 @@ fn target(args: &Args, inv: &Inventory) -> Result<EnvName> {
 }
 
 /// Left paths are counted by reason; with `all` each is named.
-fn text(carry: &Carry, all: bool, verb: &str) -> String {
+fn text(carry: &Carry, all: bool, done: bool) -> String {
     let mut out = String::new();
     let is_left = |item: &&Item| matches!(item.decision, Decision::Left(_));
     for item in carry.items.iter().filter(|item| !is_left(item)) {
@@ -173,8 +169,13 @@ fn text(carry: &Carry, all: bool, verb: &str) -> String {
             false => *left.entry(why.sentence()).or_default() += 1,
         }
     }
-    let over = carry.items.iter().filter(|item| !is_left(item)).count();
+    let over = carry.over();
     let (from, to) = (&carry.from, &carry.to);
+    let verb = match (done, over) {
+        (true, _) => "went",
+        (false, 1) => "goes",
+        (false, _) => "go",
+    };
     out.push_str(&format!(
         "{} {verb} from {from} into {to}\n",
         count(over, "path")

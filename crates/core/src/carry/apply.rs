@@ -14,7 +14,7 @@ use be_btrfs::{FileType, Root};
 use super::survey::Volume;
 use super::{Carry, Decision, From, Item, Mix};
 use crate::chroot::Interrupted;
-use crate::diff::entry;
+use crate::diff::entry::{self, Reading};
 use crate::diff::{Aspect, Change};
 use crate::session::Session;
 
@@ -275,7 +275,12 @@ fn is_same(a: &Root, b: &Root, path: &Path) -> Result<bool> {
     ) else {
         return Ok(false);
     };
-    let aspects = entry::aspects((one.as_fd(), &in_a), (other.as_fd(), &in_b), name)?;
+    let aspects = entry::aspects(
+        (one.as_fd(), &in_a),
+        (other.as_fd(), &in_b),
+        name,
+        Reading::NotLarge,
+    )?;
     Ok(aspects.is_empty())
 }
 

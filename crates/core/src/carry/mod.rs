@@ -20,7 +20,8 @@ use serde::Serialize;
 
 pub use self::apply::Applied;
 pub use self::decide::{Clash, From, Mix};
-pub use self::over::{BEFORE, Over, forget, is_due, over};
+pub(crate) use self::over::is_before;
+pub use self::over::{BEFORE, Over, forget, over};
 pub use self::pattern::PathPattern;
 pub use self::rules::Why;
 pub use self::survey::{Origin, survey};
@@ -152,8 +153,7 @@ impl Carry {
     /// In short, for who did not ask for it; nothing if nothing was carried.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
-        let is_left = |item: &&Item| matches!(item.decision, Decision::Left(_));
-        let over = self.items.iter().filter(|item| !is_left(item)).count();
+        let over = self.over();
         let (from, to) = (&self.from, &self.to);
         let mut sentences = Vec::new();
         if over > 0 {
@@ -173,6 +173,13 @@ impl Carry {
             ));
         }
         sentences
+    }
+
+    /// How many names go over, or need a person.
+    #[must_use]
+    pub fn over(&self) -> usize {
+        let left = |item: &&Item| matches!(item.decision, Decision::Left(_));
+        self.items.iter().filter(|item| !left(item)).count()
     }
 
     /// Whether there is nothing to do.

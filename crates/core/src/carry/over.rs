@@ -16,13 +16,21 @@ use crate::execute::{SOURCES, discard_new, execute};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
-use crate::record::{Base, Policy, Record};
+use crate::record::{Base, Policy, Record, Snapshot};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
 /// The snapshot of the environment as it was before anything was carried into it.
 pub const BEFORE: &str = "before-carry";
+
+/// What its description says: it is ours.
+const DESCRIPTION: &str = "before the running system was carried into it";
+
+/// Whether a snapshot is of an environment before something was carried into it.
+pub(crate) fn is_before(snapshot: &Snapshot) -> bool {
+    snapshot.name.as_str() == BEFORE && snapshot.description == DESCRIPTION
+}
 
 /// What was carried.
 #[derive(Debug)]
@@ -33,14 +41,6 @@ pub struct Over {
     pub applied: Applied,
     /// The environment as it was before.
     pub before: Named,
-}
-
-/// Whether a switch to an environment carries by itself: into the result of an upgrade that
-/// was never booted. What was cloned as it is is meant to stay so.
-#[must_use]
-pub fn is_due(inv: &Inventory, env: &Environment) -> bool {
-    let fresh = env.record.upgrade.is_some() && env.is_unbooted();
-    fresh && survey::is_from_running(inv, env)
 }
 
 /// Carry what changed on the running system into an environment, which the caller has claimed
@@ -100,7 +100,8 @@ pub fn over(
 pub fn forget(session: &Session, name: &EnvName, lock: &Lock) -> Result<()> {
     let inv = session.observe()?;
     let before = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
-    let Some(taken) = inv.get(name)?.record.snapshot(&before) else {
+    let taken = inv.get(name)?.record.snapshot(&before);
+    let Some(taken) = taken.filter(|taken| is_before(taken)) else {
         return Ok(());
     };
     let subvolumes = taken.made().map(|(path, uuid)| plan::Member {
@@ -187,14 +188,18 @@ fn before(
 ) -> Result<Named> {
     let name = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
     let named = Named::snapshot(env.name(), &name);
-    if env.record.snapshot(&name).is_some() {
-        return Ok(named);
+    if let Some(there) = env.record.snapshot(&name) {
+        return match is_before(there) {
+            true => Ok(named),
+            // Somebody else's: it tells of another moment.
+            false => Err(Refusal::SnapshotExists { name: named }.into()),
+        };
     }
     let request = plan::Snapshot {
         env: env.name().clone(),
         layout: session.layout(&inv, Some(&env.name().clone().into()))?,
         name,
-        description: "before the running system was carried into it".into(),
+        description: DESCRIPTION.into(),
         now,
     };
     // Whoever has claimed it is the one who asks.

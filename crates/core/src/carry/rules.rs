@@ -17,6 +17,9 @@ pub enum Class {
     Configuration(Option<List>),
     /// Written by programs that only ever add to it.
     Log,
+    /// What programs make from other files: it goes over only where the environment has not made
+    /// its own.
+    Generated,
     /// Everything else: what somebody made on the running system is right, unless it belongs
     /// to a package.
     Data,
@@ -67,8 +70,6 @@ impl Why {
 const LEFT: [(&str, Why); 30] = [
     ("dev", Why::Volatile),
     ("lost+found", Why::Volatile),
-    ("media", Why::Volatile),
-    ("mnt", Why::Volatile),
     ("proc", Why::Volatile),
     ("run", Why::Volatile),
     ("sys", Why::Volatile),
@@ -78,12 +79,6 @@ const LEFT: [(&str, Why); 30] = [
     ("var/tmp", Why::Volatile),
     ("var/lib/systemd/random-seed", Why::Volatile),
     ("var/cache", Why::Cache),
-    ("etc/ld.so.cache", Why::Generated),
-    ("etc/ld.so.conf", Why::Generated),
-    ("etc/profile.env", Why::Generated),
-    ("etc/csh.env", Why::Generated),
-    ("etc/environment.d/10-gentoo-env.conf", Why::Generated),
-    ("usr/lib/locale/locale-archive", Why::Generated),
     ("var/db/pkg", Why::Packages),
     ("var/db/repos", Why::Packages),
     ("var/lib/portage", Why::Packages),
@@ -93,8 +88,26 @@ const LEFT: [(&str, Why); 30] = [
     ("usr/lib/modules", Why::Boot),
     ("var/lib/dpkg", Why::Packages),
     ("var/lib/rpm", Why::Packages),
-    ("usr/lib/sysimage/rpm", Why::Packages),
+    ("usr/lib/sysimage", Why::Packages),
+    ("var/lib/apt", Why::Packages),
+    ("var/lib/dnf", Why::Packages),
+    ("var/lib/selinux", Why::Packages),
+    ("var/lib/PackageKit", Why::Packages),
+    ("vmlinuz", Why::Boot),
+    ("vmlinuz.old", Why::Boot),
+    ("initrd.img", Why::Boot),
+    ("initrd.img.old", Why::Boot),
     ("var/lib/pacman", Why::Packages),
+];
+
+/// Files that programs make from others.
+const GENERATED: [&str; 6] = [
+    "etc/ld.so.cache",
+    "etc/ld.so.conf",
+    "etc/profile.env",
+    "etc/csh.env",
+    "etc/environment.d/10-gentoo-env.conf",
+    "usr/lib/locale/locale-archive",
 ];
 
 /// Lists, with what they are lists of. Those that lie where the rest is left are carried.
@@ -124,6 +137,9 @@ pub fn class_of(path: &Path, config: &config::Carry) -> Class {
     if let Some(why) = left(path, config).filter(|_| !any(&config.include)) {
         return Class::Left(why);
     }
+    if GENERATED.iter().any(|file| path == Path::new(file)) {
+        return Class::Generated;
+    }
     if let Some((_, list)) = LISTS.iter().find(|(file, _)| path == Path::new(file)) {
         return Class::Configuration(Some(*list));
     }
@@ -144,7 +160,8 @@ fn left(path: &Path, config: &config::Carry) -> Option<Why> {
         return None;
     }
     // A directory itself has an owner and a mode like any other.
-    let is_file = |why| why == Why::Generated || path.ends_with("random-seed");
+    let is_file = |why| why == Why::Boot && path.iter().count() == 1 && !path.ends_with("boot");
+    let is_file = |why| is_file(why) || path.ends_with("random-seed");
     let found = LEFT
         .iter()
         .find(|(at, why)| path.starts_with(at) && (path != Path::new(at) || is_file(*why)));
@@ -184,7 +201,6 @@ mod tests {
             ("run/x", Why::Volatile),
             ("var/lib/x/daemon.pid", Why::Volatile),
             ("var/cache/distfiles/x.tar", Why::Cache),
-            ("etc/ld.so.cache", Why::Generated),
             ("var/db/pkg/a/b/CONTENTS", Why::Packages),
             ("var/lib/portage/config", Why::Packages),
             ("boot/vmlinuz", Why::Boot),
@@ -192,9 +208,18 @@ mod tests {
         ] {
             assert_eq!(class(path), Class::Left(why), "{path}");
         }
-        for path in ["home/me/run/x", "var", "var/cache", "srv/boot/x", "etc2"] {
+        for path in [
+            "home/me/run/x",
+            "var",
+            "var/cache",
+            "boot",
+            "srv/boot/x",
+            "mnt/x",
+            "etc2",
+        ] {
             assert_eq!(class(path), Class::Data, "{path}");
         }
+        assert_eq!(class("etc/ld.so.cache"), Class::Generated);
         assert_eq!(class("var/log/messages"), Class::Log);
         assert_eq!(class("etc/hosts"), Class::Configuration(None));
         for (path, list) in [

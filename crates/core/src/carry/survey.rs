@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -15,9 +15,11 @@ use be_portage::vdb;
 use super::decide::{Delta, From, Three, Verdict, decide};
 use super::rules::{Class, Why, class_of};
 use super::text;
-use super::{Carry, Clash, Conflict, Decision, Item};
-use crate::diff::entry::{self, Meta};
-use crate::diff::{Change, Family, FileChange, files};
+use super::{Carry, Clash, Conflict, Decision, Item, Mix};
+use crate::diff::entry::{self, Meta, Reading};
+use crate::diff::{Aspect, Change, Family, FileChange, files};
+use crate::fstab::{Entry, Fstab};
+use crate::layout;
 use crate::manager::Manager;
 use crate::model::{Environment, Inventory, Subvolume};
 use crate::record::Policy;
@@ -28,8 +30,9 @@ use crate::whole::Whole;
 
 const VDB: &str = "var/db/pkg";
 
-/// Texts that are larger are not merged, in bytes.
+/// Texts that are larger are not merged, in bytes; logs may be longer.
 const MAX_MERGED: u64 = 16 << 20;
+const MAX_LOG: u64 = 64 << 20;
 
 /// What packages have installed is not read from a list that is larger, in bytes.
 const MAX_CONTENTS: u64 = 256 << 20;
@@ -78,11 +81,24 @@ pub fn survey(
         volumes: volumes(session, inv, env, &family, origin)?,
     };
     let of_packages = packages(session, env, origin, &family, &mut carry)?;
+    let split = layout::split_parts(session, inv)?;
+    let split: Vec<PathBuf> = split.into_iter().map(|part| part.mount.clone()).collect();
+    for path in &split {
+        carry.notes.push(format!(
+            "{} has become a subvolume of the running system: what is in it is not carried",
+            path.display()
+        ));
+    }
     let mut found = Vec::new();
     for (number, volume) in carry.volumes.iter().enumerate() {
-        let changes = files(&volume.base, &volume.running, Some(&family))
-            .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
-        let mut looking = Looking::new(volume, session);
+        let changes = files(
+            &volume.base,
+            &volume.running,
+            Some(&family),
+            Reading::NotLarge,
+        )
+        .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
+        let mut looking = Looking::new(volume, session, &split);
         for change in changes {
             let item = looking.item(number, change, &of_packages);
             found.extend(item.transpose());
@@ -180,10 +196,13 @@ fn packages(
     origin: Origin<'_>,
     family: &Family<'_>,
     carry: &mut Carry,
-) -> Result<HashSet<PathBuf>> {
+) -> Result<OfPackages> {
     let mut owned = HashSet::new();
-    if session.manager_of(&session.root)? != Some(Manager::Portage) {
-        return Ok(owned);
+    match session.manager_of(&session.root)? {
+        Some(Manager::Portage) => {}
+        // Which package a file belongs to is not asked of others: none of theirs goes over.
+        Some(Manager::Profile(_)) => return Ok(OfPackages::All),
+        None => return Ok(OfPackages::These(owned)),
     }
     let base = session.whole_base(&env.record)?;
     let running = match origin {
@@ -203,6 +222,7 @@ fn packages(
     let time = time.map(|parted| parted.time);
     let changed = vdb::load_changed(&fd_path(&base), &fd_path(&running), time)?;
     let diff = diff::diff(&changed.before, &changed.after);
+    let links = links(&running)?;
     carry.packages = diff.lines();
     let mut add = |root: &Root, name: &str, version: &str| -> Result<()> {
         let file = Path::new(VDB).join(format!("{name}-{version}/CONTENTS"));
@@ -211,7 +231,10 @@ fn packages(
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        owned.extend(contents::paths(&text).map(as_path));
+        for path in contents::paths(&text).map(as_path) {
+            owned.extend(links.iter().filter_map(|link| link.followed(&path)));
+            owned.insert(path);
+        }
         Ok(())
     };
     for entry in &diff.added {
@@ -225,7 +248,75 @@ fn packages(
         add(&base, &change.package, &change.from)?;
         add(&running, &change.package, &change.to)?;
     }
-    Ok(owned)
+    Ok(OfPackages::These(owned))
+}
+
+/// Files that belong to packages which changed on the running system.
+enum OfPackages {
+    These(HashSet<PathBuf>),
+    /// All where packages put their files.
+    All,
+}
+
+/// Where packages put their files, from the root of the system.
+const OF_PACKAGES: [&str; 8] = [
+    "bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "opt",
+];
+
+/// Where nobody but the owner of the machine does.
+const OF_OWNER: &str = "usr/local";
+
+fn is_for_packages(path: &Path) -> bool {
+    let below = OF_PACKAGES.iter().any(|dir| path.starts_with(dir));
+    below && !path.starts_with(OF_OWNER)
+}
+
+impl OfPackages {
+    fn has(&self, path: &Path) -> bool {
+        match self {
+            OfPackages::These(paths) => paths.contains(path),
+            OfPackages::All => is_for_packages(path),
+        }
+    }
+}
+
+/// A directory of the root that is a link into another, as /lib64 is where /usr was merged;
+/// packages name their files by way of it.
+struct Link {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Link {
+    /// A path by way of it, by its other name.
+    fn followed(&self, path: &Path) -> Option<PathBuf> {
+        Some(self.to.join(path.strip_prefix(&self.from).ok()?))
+    }
+}
+
+fn links(root: &Root) -> Result<Vec<Link>> {
+    let mut found = Vec::new();
+    for name in [
+        "bin",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "sbin",
+        "usr/sbin",
+        "usr/lib64",
+    ] {
+        let from = PathBuf::from(name);
+        let is_link = match root.lstat(&from) {
+            Ok(meta) => meta.kind.is_symlink(),
+            Err(e) if e.is_not_found() => false,
+            Err(e) => return Err(e.into()),
+        };
+        if is_link && let Ok(to) = root.canonicalize(&from) {
+            found.push(Link { from, to });
+        }
+    }
+    Ok(found)
 }
 
 fn as_path(absolute: &[u8]) -> PathBuf {
@@ -247,15 +338,21 @@ struct Dirs {
 struct Looking<'a> {
     volume: &'a Volume,
     session: &'a Session,
+    /// Directories of the running system that have become subvolumes of their own.
+    split: &'a [PathBuf],
     dirs: Option<Dirs>,
+    /// A directory that takes the place of something else: what is in it comes with it.
+    replaced: Option<PathBuf>,
 }
 
 impl<'a> Looking<'a> {
-    fn new(volume: &'a Volume, session: &'a Session) -> Self {
+    fn new(volume: &'a Volume, session: &'a Session, split: &'a [PathBuf]) -> Self {
         Self {
             volume,
             session,
+            split,
             dirs: None,
+            replaced: None,
         }
     }
 
@@ -264,7 +361,7 @@ impl<'a> Looking<'a> {
         &mut self,
         number: usize,
         change: FileChange,
-        of_packages: &HashSet<PathBuf>,
+        of_packages: &OfPackages,
     ) -> Result<Option<Item>> {
         let path = self.volume.mount.join(&change.path);
         let class = class_of(&path, &self.session.config.carry);
@@ -275,7 +372,7 @@ impl<'a> Looking<'a> {
             place: (number, change.path),
             path,
         };
-        let in_package = of_packages.contains(&item.path) && !item.path.starts_with("etc");
+        let in_package = of_packages.has(&item.path) && !item.path.starts_with("etc");
         let decision = match class {
             Class::Left(why) => Some(Decision::Left(why)),
             _ if in_package => Some(Decision::Left(Why::OfPackage)),
@@ -284,6 +381,13 @@ impl<'a> Looking<'a> {
                 looked.with_context(|| format!("cannot compare /{}", item.path.display()))?
             }
         };
+        let becomes_dir = item.kind.is_dir()
+            && matches!(&item.change, Change::Changed(a) if a.contains(&Aspect::Type));
+        if becomes_dir && matches!(decision, Some(Decision::Take | Decision::Running(_))) {
+            self.replaced = Some(item.place.1.clone());
+            // It was seen as what it is no more.
+            self.dirs = None;
+        }
         Ok(decision.map(|decision| {
             item.decision = decision;
             item
@@ -323,7 +427,12 @@ impl<'a> Looking<'a> {
             let (Some(dir_b), Some(b)) = (b.0.as_ref(), b.1) else {
                 return Ok(Vec::new());
             };
-            entry::aspects((dir_a.as_fd(), &a), (dir_b.as_fd(), &b), name)
+            entry::aspects(
+                (dir_a.as_fd(), &a),
+                (dir_b.as_fd(), &b),
+                name,
+                Reading::NotLarge,
+            )
         };
         let there = match (base, new) {
             (None, None) => Delta::Same,
@@ -360,6 +469,24 @@ impl<'a> Looking<'a> {
         let configuration = matches!(class, Class::Configuration(_));
         Ok(Some(match verdict {
             Verdict::Already => return Ok(None),
+            // Made from other files on the running system alone: it would be missing.
+            _ if class == Class::Generated && verdict != Verdict::Take => {
+                Decision::Left(Why::Generated)
+            }
+            // Each environment has lines of its own, whoever changed the file.
+            Verdict::Take if is_fstab(class) && item.change != Change::Removed => {
+                let mix = Mix {
+                    content: From::Running,
+                    mode: From::Running,
+                    owner: From::Running,
+                    attributes: From::Running,
+                    contested: false,
+                };
+                match self.merged(item, class)? {
+                    Some((text, _)) => Decision::Merge(text, mix),
+                    None => Decision::Beside(Conflict::Content),
+                }
+            }
             Verdict::Take => Decision::Take,
             Verdict::Mix(mix) => Decision::Mix(mix),
             Verdict::Merge(mix) => match self.merged(item, class)? {
@@ -372,7 +499,7 @@ impl<'a> Looking<'a> {
                     Decision::Merge(text, mix)
                 }
                 Some((text, _)) => Decision::Merge(text, mix),
-                None if configuration => Decision::Beside(Conflict::Content),
+                None if configuration || class == Class::Log => Decision::Beside(Conflict::Content),
                 None => Decision::Running(Conflict::Content),
             },
             Verdict::Clash(Clash::RemovedHere) => Decision::New(Conflict::Removed),
@@ -390,10 +517,14 @@ impl<'a> Looking<'a> {
         let list = match class {
             Class::Configuration(list) => list,
             Class::Log => Some(text::List::Log),
-            Class::Data | Class::Left(_) => return Ok(None),
+            Class::Data | Class::Generated | Class::Left(_) => return Ok(None),
         };
         let path = item.place.1.as_path();
-        let read = |root: &Root| root.strict_read(path, MAX_MERGED);
+        let most = match class {
+            Class::Log => MAX_LOG,
+            _ => MAX_MERGED,
+        };
+        let read = |root: &Root| root.strict_read(path, most);
         let base = match item.change {
             // New on both sides: what they were made from is empty.
             Change::Added => Some(Vec::new()),
@@ -404,6 +535,10 @@ impl<'a> Looking<'a> {
         else {
             return Ok(None);
         };
+        let running = match is_fstab(class) {
+            true => self.without_split(running),
+            false => running,
+        };
         let merged = text::merge(&base, &running, &new, list);
         Ok(merged.map(|text| {
             let is_new = text == new;
@@ -411,10 +546,25 @@ impl<'a> Looking<'a> {
         }))
     }
 
+    /// An fstab without the lines of subvolumes that only the running system has.
+    fn without_split(&self, fstab: Vec<u8>) -> Vec<u8> {
+        match String::from_utf8(fstab) {
+            Ok(text) => {
+                let own = |e: &Entry| self.split.contains(&e.target);
+                Fstab::parse(&text).without(own).to_text().into_bytes()
+            }
+            Err(e) => e.into_bytes(),
+        }
+    }
+
     fn open(&self, parent: &Path) -> Result<Dirs> {
         let open = |root: &Root| entry::open_dir(root.fd(), parent);
         let new = open(&self.volume.new)?;
-        let blocked = new.is_none() && is_blocked(&self.volume.new, parent)?;
+        let is_made = self
+            .replaced
+            .as_ref()
+            .is_some_and(|r| parent.starts_with(r));
+        let blocked = new.is_none() && !is_made && is_blocked(&self.volume.new, parent)?;
         Ok(Dirs {
             path: parent.to_owned(),
             base: open(&self.volume.base)?,
@@ -423,6 +573,10 @@ impl<'a> Looking<'a> {
             blocked,
         })
     }
+}
+
+fn is_fstab(class: Class) -> bool {
+    class == Class::Configuration(Some(text::List::Filesystems))
 }
 
 /// Whether something on the way to a directory is there and is none.
@@ -448,27 +602,67 @@ fn leave_to_packages(session: &Session, env: &Environment, carry: &mut Carry) ->
         matches!(item.decision, Decision::Running(_) | Decision::Beside(_))
             && !item.path.starts_with("etc")
     };
-    let asked: HashSet<Vec<u8>> = carry
+    let asked: HashSet<PathBuf> = carry
         .items
         .iter()
         .filter(|item| is_asked(item))
-        .map(|item| [b"/", item.path.as_os_str().as_bytes()].concat())
+        .map(|item| item.path.clone())
         .collect();
     if asked.is_empty() {
         return Ok(());
     }
     let mut owned = HashSet::new();
     for root in [session.whole(env)?, session.whole_base(&env.record)?] {
-        let found = contents::owned(&fd_path(&root), |path| asked.contains(path))?;
-        owned.extend(found);
+        let links = links(&root)?;
+        let names = |path: &[u8]| {
+            let path = as_path(path);
+            let others: Vec<_> = links.iter().filter_map(|l| l.followed(&path)).collect();
+            others.into_iter().chain([path])
+        };
+        let wanted = |path: &[u8]| names(path).any(|path| asked.contains(&path));
+        let found = contents::owned(&fd_path(&root), wanted)?;
+        owned.extend(found.iter().flat_map(|path| names(path)));
     }
     for item in carry.items.iter_mut().filter(|item| is_asked(item)) {
-        let path = [b"/", item.path.as_os_str().as_bytes()].concat();
-        if owned.contains(&path)
+        // What nobody owns there is made by packages, too, when they are installed.
+        let of_package = owned.contains(&item.path) || is_for_packages(&item.path);
+        if of_package
             && let Decision::Running(conflict) | Decision::Beside(conflict) = item.decision
         {
             item.decision = Decision::New(conflict);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_name_their_files_by_way_of_links() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/lib64")).unwrap();
+        std::os::unix::fs::symlink("usr/lib64", dir.path().join("lib64")).unwrap();
+        let links = links(&Root::open(dir.path()).unwrap()).unwrap();
+        let followed = |path: &str| links.iter().find_map(|l| l.followed(Path::new(path)));
+        assert_eq!(
+            followed("lib64/libc.so.6"),
+            Some("usr/lib64/libc.so.6".into())
+        );
+        assert_eq!(followed("usr/lib64/libc.so.6"), None);
+    }
+
+    #[test]
+    fn where_packages_put_their_files() {
+        for (path, expected) in [
+            ("usr/share/glib-2.0/schemas/gschemas.compiled", true),
+            ("lib64/libc.so.6", true),
+            ("usr/local/bin/mine", false),
+            ("home/usr/x", false),
+            ("etc/x", false),
+        ] {
+            assert_eq!(is_for_packages(Path::new(path)), expected, "{path}");
+        }
+    }
 }

@@ -18,6 +18,7 @@ use be_portage::diff::{PackageDiff, diff_by};
 use be_portage::vdb;
 
 pub use self::entry::Aspect;
+use self::entry::Reading;
 pub use self::kernels::{Kernel, KernelDiff};
 use self::lineage::Ancestry;
 pub(crate) use self::lineage::Parted;
@@ -288,16 +289,20 @@ fn is_only_the_subvolume(change: &FileChange, a: &Side, b: &Side) -> bool {
 
 /// What differs in the roots, and in each of the other subvolumes that both have.
 fn all_files(a: &Side, b: &Side, family: Option<&Family>) -> Result<Vec<FileChange>> {
-    let mut changes = files(&a.root, &b.root, family)?;
+    let mut changes = files(&a.root, &b.root, family, Reading::All)?;
     for (mount, one) in &a.volumes {
         let Some((_, other)) = b.volumes.iter().find(|(m, _)| m == mount) else {
             continue;
         };
         let below = mount.strip_prefix("/").unwrap_or(mount);
-        changes.extend(files(one, other, family)?.into_iter().map(|mut change| {
-            change.path = below.join(&change.path);
-            change
-        }));
+        changes.extend(
+            files(one, other, family, Reading::All)?
+                .into_iter()
+                .map(|mut change| {
+                    change.path = below.join(&change.path);
+                    change
+                }),
+        );
     }
     changes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(changes)
@@ -315,13 +320,18 @@ fn apart(a: &Side, b: &Side) -> Vec<String> {
 }
 
 /// What differs in two subvolumes.
-pub(crate) fn files(a: &Root, b: &Root, family: Option<&Family>) -> Result<Vec<FileChange>> {
+pub(crate) fn files(
+    a: &Root,
+    b: &Root,
+    family: Option<&Family>,
+    reading: Reading,
+) -> Result<Vec<FileChange>> {
     let parted = match family {
         Some(family) => family.parted(a, b)?.map(|parted| (family, parted)),
         None => None,
     };
     let time = parted.map(|(_, parted)| parted.time);
-    let mut walk = Walk::new(a, b, time)?;
+    let mut walk = Walk::new(a, b, time)?.reading(reading);
     match parted {
         Some((family, parted)) => {
             let newer = newer(family, parted.transaction, [a, b])?;

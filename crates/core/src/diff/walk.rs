@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
 
-use super::entry::{self, Aspect, Meta};
+use super::entry::{self, Aspect, Meta, Reading};
 use crate::model::STORE;
 
 /// What became of a path.
@@ -43,6 +43,7 @@ pub struct Walk<'a> {
     b: Side<'a>,
     /// When they parted, in seconds since 1970.
     parted: Option<i64>,
+    reading: Reading,
     found: BTreeMap<PathBuf, (FileType, Change)>,
 }
 
@@ -86,8 +87,14 @@ impl<'a> Walk<'a> {
             a: Side::new(a)?,
             b: Side::new(b)?,
             parted,
+            reading: Reading::All,
             found: BTreeMap::new(),
         })
+    }
+
+    /// Find out like this whether files have the same content.
+    pub fn reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
     }
 
     /// What was found, sorted by path.
@@ -230,8 +237,9 @@ impl<'a> Walk<'a> {
                 let (Some(dir_a), Some(dir_b)) = (&dirs.a, &dirs.b) else {
                     return Ok(None);
                 };
-                let aspects = entry::aspects((dir_a.as_fd(), &a), (dir_b.as_fd(), &b), name)
-                    .with_context(|| format!("cannot compare /{}", path.display()))?;
+                let aspects =
+                    entry::aspects((dir_a.as_fd(), &a), (dir_b.as_fd(), &b), name, self.reading)
+                        .with_context(|| format!("cannot compare /{}", path.display()))?;
                 (b.kind, Change::Changed(aspects))
             }
         };

@@ -8,6 +8,7 @@ use be_btrfs::{Mode, Root, Uuid};
 
 use super::clone::placeholder;
 use super::remove::{SOURCES, delete, discard_new, in_use};
+use crate::carry;
 use crate::fstab::Fstab;
 use crate::name::{EnvName, Named};
 use crate::observe::MAX_TEXT;
@@ -200,6 +201,7 @@ fn restored(session: &Session, spec: &RestoreSpec, work: &Path) -> Result<Record
     {
         record.upgrade = None;
     }
+    let is_before = carry::is_before(&spec.snapshot);
     for taken in &spec.snapshot.subvolumes {
         let place = place(&taken.mount);
         let source = store.dir.sub(from.join(&place))?;
@@ -209,6 +211,7 @@ fn restored(session: &Session, spec: &RestoreSpec, work: &Path) -> Result<Record
                 from.join(place).display()
             );
         }
+        let taken_at = be_btrfs::subvolume_info(&source)?.otransid;
         let made = copy(session, &source, &work.join(&place), Mode::Writable)?;
         for member in record
             .subvolumes
@@ -216,6 +219,13 @@ fn restored(session: &Session, spec: &RestoreSpec, work: &Path) -> Result<Record
             .filter(|m| m.mount == taken.mount)
         {
             member.uuid = made.to_string();
+            // What was carried later is not in it, and nobody holds the base of before.
+            if let Some(base) = &mut member.base
+                && member.cloned_from.is_some()
+                && (is_before || base.generation > taken_at)
+            {
+                base.of = Uuid::from_bytes([0; 16]).to_string();
+            }
         }
         let root = store.dir.sub(work.join(&place))?;
         for path in &taken.nested {

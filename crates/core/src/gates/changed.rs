@@ -50,7 +50,9 @@ impl Changes {
         let home = Paths::environment(&record.name);
         let mut found = Self::default();
         for member in &record.subvolumes {
-            let Some(base) = &member.base else { continue };
+            // Since it was cloned, whatever was carried into it later.
+            let base = member.cloned_from.as_ref().or(member.base.as_ref());
+            let Some(base) = base else { continue };
             let mount = Path::new(member.mount.trim_start_matches('/'));
             let id = |path: PathBuf| -> Result<u64> {
                 Ok(be_btrfs::subvolume_info(&session.store.root_of(&path)?)?.id)

@@ -10,7 +10,6 @@ use be_portage::state;
 
 use super::report::{Report, later};
 use super::{Outcome, Request, Work};
-use crate::carry;
 use crate::config_files::Stamp;
 use crate::execute::execute;
 use crate::gates::{self, Gate};
@@ -42,7 +41,6 @@ impl std::error::Error for GatesFailed {}
 
 impl Work<'_> {
     pub(super) fn finish(&mut self, request: &Request) -> Result<Outcome> {
-        let carried = self.carry(request);
         let root = self.root()?;
         let packages = self.session.packages_changed(&self.record)?;
         let debt = state::debt(&fd_path(&root))?;
@@ -85,7 +83,6 @@ impl Work<'_> {
             ),
             false => Vec::new(),
         };
-        notes.splice(0..0, carried);
         notes.extend(gates.iter().filter_map(gates::Found::warning));
         let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());
         let done = execute(self.session, inv, &plan, &lock)?;
@@ -114,39 +111,6 @@ impl Work<'_> {
 }
 
 impl Work<'_> {
-    /// What changed on the running system meanwhile goes over before the result is judged, if
-    /// it is to boot; gives a sentence each. What cannot be carried keeps nothing from booting.
-    fn carry(&mut self, request: &Request) -> Vec<String> {
-        let wanted = self.upgrade().activate.unwrap_or(true);
-        if !wanted || !self.session.config.carry.at_activation {
-            return Vec::new();
-        }
-        let carried = self.carry_over(request);
-        carried.unwrap_or_else(|e| vec![format!("what changed meanwhile was not carried: {e:#}")])
-    }
-
-    fn carry_over(&mut self, request: &Request) -> Result<Vec<String>> {
-        let session = self.session;
-        let name = self.record.name.clone();
-        let inv = session.observe()?;
-        let env = inv.get(&name)?;
-        let found = match carry::survey(session, &inv, env, carry::Origin::Live) {
-            // Of another one than what runs: nothing to carry, which is told as what stays behind.
-            Err(e) if is_other(&e) => return Ok(Vec::new()),
-            other => other?,
-        };
-        if found.is_empty() {
-            return Ok(found.sentences());
-        }
-        self.write_record()?;
-        let lock = self.lock()?;
-        let both = (&lock, self.interrupted);
-        let done = carry::over(session, inv, &name, false, later(request.now), both);
-        // The bases are others, and there is a snapshot, also where it went wrong later.
-        self.record = session.store.record_of(&name)?;
-        Ok(done?.carry.sentences())
-    }
-
     fn how(&mut self) -> How {
         match self.upgrade().trial {
             Some(true) => How::Trial,
@@ -172,10 +136,6 @@ impl Work<'_> {
             .into()),
         }
     }
-}
-
-fn is_other(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Refusal::NotFromRunning { .. }))
 }
 
 /// An open directory as a path, for a library that wants one.
