@@ -347,6 +347,7 @@ fn configuration_is_put_together_and_conflicts_are_kept() -> Result<()> {
     system.write("/etc/shadow", "root:old:1::::::\n")?;
     fs::set_permissions(system.path("/etc/shadow"), Permissions::from_mode(0o640))?;
     system.write("/etc/removed", text)?;
+    fs::create_dir_all(system.path("/srv"))?;
     for image in ["/srv/image", "/srv/other-image"] {
         fs::File::create(system.path(image))?.set_len(100 << 20)?;
     }
