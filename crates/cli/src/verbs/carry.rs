@@ -176,10 +176,13 @@ fn text(carry: &Carry, all: bool, done: bool) -> String {
         (false, 1) => "goes",
         (false, _) => "go",
     };
-    out.push_str(&format!(
-        "{} {verb} from {from} into {to}\n",
-        count(over, "path")
-    ));
+    match over {
+        0 => out.push_str(&format!("nothing changed in {from} that {to} has not\n")),
+        _ => {
+            let paths = count(over, "path");
+            out.push_str(&format!("{paths} {verb} from {from} into {to}\n"));
+        }
+    }
     let both = carry.conflicts().count();
     if both > 0 {
         out.push_str(&format!(
