@@ -213,7 +213,7 @@ impl Root {
         Ok((self.strict_dir(dir)?, name.to_owned()))
     }
 
-    /// The directory, open, with nothing that keeps names from being made in it.
+    /// A directory, open, with no link on the way.
     fn strict_dir(&self, path: &Path) -> Result<OwnedFd> {
         // The root's own slash would be the host's.
         let path = path.strip_prefix("/").unwrap_or(path);
