@@ -352,6 +352,19 @@ impl Inventory {
         })
     }
 
+    /// What the running environment has mounted at this place.
+    pub fn counterpart<'a>(
+        &'a self,
+        running: &'a Environment,
+        mount: &str,
+    ) -> Option<&'a Subvolume> {
+        match mount {
+            "/" => running.root.as_ref(),
+            // Not by its record: an adopted system may have got others since.
+            _ => Some(&self.system.layout.part_at(Path::new(mount))?.subvolume),
+        }
+    }
+
     /// The environment that is running.
     ///
     /// # Errors

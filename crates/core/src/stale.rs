@@ -125,14 +125,7 @@ pub fn left_behind_at_last_commit(
     if running.name() == env.name() {
         return Ok(left);
     }
-    // Not by its record: an adopted system may have got others since.
-    let here = |mount: &str| match mount {
-        "/" => running.root.as_ref(),
-        _ => {
-            let part = inv.system.layout.part_at(Path::new(mount))?;
-            Some(&part.subvolume)
-        }
-    };
+    let here = |mount: &str| inv.counterpart(running, mount);
     let tree = session.store.top.tree()?;
     let mut changed = Vec::new();
     for member in &env.record.subvolumes {

@@ -53,8 +53,6 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     };
     let interrupted = Interrupted::watch()?;
     let session = &ctx.session;
-    work.inv.get(&name)?;
-    let _claim = session.store.claim(&name)?;
     let done = over(
         session,
         work.inv,
@@ -84,14 +82,14 @@ pub fn before_switch(
     };
     let interrupted = Interrupted::watch()?;
     let session = &ctx.session;
-    let claim = session.store.claim(name)?;
     let both = (lock, &interrupted);
     let done = over(session, work.inv, name, wanted.strict, ctx.now, both)
         .with_context(|| format!("{name} was not activated"))?;
-    drop(claim);
     let inv = session.observe()?;
     let lock = work.lock;
-    Ok((Work { lock, inv }, done.carry.sentences()))
+    let mut notes = done.carry.sentences();
+    notes.extend(done.carry.notes);
+    Ok((Work { lock, inv }, notes))
 }
 
 /// Whether to carry before a switch.

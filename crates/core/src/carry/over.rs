@@ -1,18 +1,17 @@
 //! The whole of it: the running system held still, what it changed put into the environment, and
 //! what was carried remembered as the base of the next time.
 
-use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use be_btrfs::{Mode, Root};
+use be_btrfs::Mode;
 use chrono::{DateTime, FixedOffset};
 
 use super::Carry;
 use super::apply::{Applied, apply};
 use super::survey::{self, Origin, survey};
 use crate::chroot::Interrupted;
-use crate::execute::{SOURCES, discard_new, execute};
+use crate::execute::{SOURCES, discard_new, execute, make_snapshot};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
@@ -43,13 +42,12 @@ pub struct Over {
     pub before: Named,
 }
 
-/// Carry what changed on the running system into an environment, which the caller has claimed
-/// and nobody works in. Cut off at any point, the environment boots, and doing it again ends in
-/// the same tree.
+/// Carry what changed on the running system into an environment. Cut off at any point, the
+/// environment boots, and doing it again ends in the same tree.
 ///
 /// # Errors
-/// [`Refusal::NotFromRunning`], [`Refusal::Conflicts`] where `strict` and a person has to look;
-/// both with nothing written in the environment. Whatever else fails leaves the rest as it was.
+/// [`Refusal::Busy`] if somebody works in it, [`Refusal::NotFromRunning`], [`Refusal::Conflicts`] where `strict` and a person has to look;
+/// all with nothing written in the environment. Whatever else fails leaves the rest as it was.
 pub fn over(
     session: &Session,
     inv: Inventory,
@@ -59,6 +57,7 @@ pub fn over(
     (lock, interrupted): (&Lock, &Interrupted),
 ) -> Result<Over> {
     let env = inv.get(name)?.clone();
+    let _claim = session.store.claim(name)?;
     if !survey::is_from_running(&inv, &env) {
         return Err(survey::refused(&inv, &env)?.into());
     }
@@ -104,14 +103,7 @@ pub fn forget(session: &Session, name: &EnvName, lock: &Lock) -> Result<()> {
     let Some(taken) = taken.filter(|taken| is_before(taken)) else {
         return Ok(());
     };
-    let subvolumes = taken.made().map(|(path, uuid)| plan::Member {
-        path,
-        uuid: uuid.to_owned(),
-    });
-    let removal = plan::SnapshotRemoval {
-        name: Named::snapshot(name, &before),
-        subvolumes: subvolumes.collect(),
-    };
+    let removal = plan::SnapshotRemoval::new(Named::snapshot(name, &before), taken);
     let plan = plan::Plan {
         steps: vec![plan::Step::RemoveSnapshot(removal)],
         notes: Vec::new(),
@@ -130,7 +122,7 @@ fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(St
     let mut sources = Vec::new();
     let members = env.record.subvolumes.iter();
     for member in members.filter(|m| m.policy == Policy::Cloned) {
-        let here = survey::here(inv, running, &member.mount);
+        let here = inv.counterpart(running, &member.mount);
         let here = here.context("it is not there on the running system")?;
         sources.push(here.uuid.clone());
         if let Some(base) = &member.base {
@@ -151,7 +143,8 @@ fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(St
     let mut bases = Vec::new();
     for (mount, at, here) in found {
         let from = store.root_of(&here.path)?;
-        let info = read_only(session, &work_dir, &Path::new("base").join(at), &from)?;
+        let at = Path::new("base").join(at);
+        let (info, _) = make_snapshot(session, &work_dir, &at, &from, Mode::ReadOnly)?;
         bases.push((
             mount,
             Base {
@@ -162,20 +155,6 @@ fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(St
         ));
     }
     Ok(bases)
-}
-
-fn read_only(
-    session: &Session,
-    work: &Root,
-    at: &Path,
-    from: &Root,
-) -> Result<be_btrfs::SubvolumeInfo> {
-    let dir = at.parent().unwrap_or(Path::new(""));
-    let name = at.file_name().unwrap_or(OsStr::new("root"));
-    work.mkdir_all(dir, 0o700)?;
-    let dir = work.sub(dir)?;
-    let top = &session.store.top;
-    Ok(top.snapshot(from.fd(), dir.fd(), name, Mode::ReadOnly)?)
 }
 
 /// Keep the environment as it is; if something was carried before, as it was before that.
@@ -202,13 +181,6 @@ fn before(
         description: DESCRIPTION.into(),
         now,
     };
-    // Whoever has claimed it is the one who asks.
-    let mut inv = inv;
-    let own = inv
-        .environments
-        .iter_mut()
-        .filter(|e| e.name() == env.name());
-    own.for_each(|e| e.busy = false);
     let planned = plan::snapshot(&inv, &request)?;
     execute(session, inv, &planned, lock)?;
     Ok(named)

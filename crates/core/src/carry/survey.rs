@@ -21,7 +21,7 @@ use crate::diff::{Aspect, Change, Family, FileChange, files};
 use crate::fstab::{Entry, Fstab};
 use crate::layout;
 use crate::manager::Manager;
-use crate::model::{Environment, Inventory, Subvolume};
+use crate::model::{Environment, Inventory};
 use crate::record::Policy;
 use crate::refusal::Refusal;
 use crate::session::Session;
@@ -110,22 +110,6 @@ pub fn survey(
     Ok(carry)
 }
 
-/// The running counterpart of what is mounted at this place in an environment.
-pub(super) fn here<'a>(
-    inv: &'a Inventory,
-    running: &'a Environment,
-    mount: &str,
-) -> Option<&'a Subvolume> {
-    match mount {
-        "/" => running.root.as_ref(),
-        // Not by its record: an adopted system may have got others since.
-        other => {
-            let part = inv.system.layout.part_at(Path::new(other));
-            part.map(|part| &part.subvolume)
-        }
-    }
-}
-
 /// Whether all of an environment was cloned from what runs now.
 pub(super) fn is_from_running(inv: &Inventory, env: &Environment) -> bool {
     let Ok(running) = inv.running() else {
@@ -135,7 +119,10 @@ pub(super) fn is_from_running(inv: &Inventory, env: &Environment) -> bool {
     let mut cloned = members.filter(|m| m.policy == Policy::Cloned);
     running.name() != env.name()
         && cloned.all(|member| {
-            let pair = member.base.as_ref().zip(here(inv, running, &member.mount));
+            let pair = member
+                .base
+                .as_ref()
+                .zip(inv.counterpart(running, &member.mount));
             pair.is_some_and(|(base, here)| base.of == here.uuid)
         })
 }
@@ -164,7 +151,10 @@ fn volumes(
     let mut found = Vec::new();
     for member in &env.record.subvolumes {
         let mount = Path::new(member.mount.trim_matches('/'));
-        let from = member.base.as_ref().zip(here(inv, running, &member.mount));
+        let from = member
+            .base
+            .as_ref()
+            .zip(inv.counterpart(running, &member.mount));
         let Some((base, here)) = from.filter(|_| member.policy == Policy::Cloned) else {
             continue;
         };

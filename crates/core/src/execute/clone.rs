@@ -102,8 +102,8 @@ fn open_source(session: &Session, source: &Source) -> Result<Root> {
     Ok(from)
 }
 
-/// Make a snapshot at a place in the directory of the new environment.
-fn snapshot(
+/// Make a snapshot at a place in the directory of an environment that is being made.
+pub(crate) fn snapshot(
     session: &Session,
     home: &Root,
     place: &Path,

@@ -30,6 +30,7 @@ use crate::session::Session;
 use crate::store::{Lock, Paths};
 use crate::upgrade::{self, inputs};
 
+pub(crate) use clone::snapshot as make_snapshot;
 pub use remove::sweep;
 pub(crate) use remove::{SOURCES, delete, discard_new};
 

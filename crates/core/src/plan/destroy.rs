@@ -130,12 +130,7 @@ fn of_one(
         .iter()
         .filter(|u| own.iter().any(|path| u.subvolume.starts_with(path)));
     let targets = unmounts(used, &name, unmount)?;
-    let subvolumes = taken.made().map(|(path, uuid)| Member {
-        path,
-        uuid: uuid.to_owned(),
-    });
-    let subvolumes = subvolumes.collect();
-    Ok((SnapshotRemoval { name, subvolumes }, targets))
+    Ok((SnapshotRemoval::new(name, taken), targets))
 }
 
 /// What has to be unmounted, innermost first, if that is wanted and can be done from here.

@@ -149,6 +149,20 @@ pub struct SnapshotRemoval {
     pub subvolumes: Vec<Member>,
 }
 
+impl SnapshotRemoval {
+    /// That of the snapshot which a record calls so.
+    pub fn new(name: Named, taken: &Snapshot) -> Self {
+        let subvolumes = taken.made().map(|(path, uuid)| Member {
+            path,
+            uuid: uuid.to_owned(),
+        });
+        Self {
+            name,
+            subvolumes: subvolumes.collect(),
+        }
+    }
+}
+
 /// An environment that gets another name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renaming {
