@@ -82,6 +82,11 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
     {
         return Ok(Outcome::default());
     }
+    if let Verb::Carry(args) = &cli.verb
+        && carry::has_nothing_to_do(args, &cli.global)
+    {
+        return Ok(Outcome::default());
+    }
     let mut ctx = Context::open(&cli.global, spelling, reporter)?;
     match &cli.verb {
         Verb::Init(args) => init::run(args, &mut ctx),

@@ -45,6 +45,10 @@ pub struct Carry {
     pub logs: bool,
     /// What is in /var/cache goes over.
     pub caches: bool,
+    /// It goes over by itself when an environment is activated.
+    pub automatic: bool,
+    /// How long a shutdown waits for what changed last, in seconds.
+    pub shutdown_seconds: u64,
 }
 
 impl Default for Carry {
@@ -54,6 +58,8 @@ impl Default for Carry {
             include: Vec::new(),
             logs: true,
             caches: false,
+            automatic: true,
+            shutdown_seconds: 30,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Files of ours in a system: the services that judge a boot, the hooks of what installs
+//! Files of ours in a system: the services that judge a boot and that carry what changed when the
+//! system shuts down, the hooks of what installs
 //! kernels, the watchdog. They are part of an environment, and so of every clone of it.
 
 use std::fmt;
@@ -122,6 +123,30 @@ const ALL: &[File] = &[
     File {
         path: "etc/runlevels/default/be-confirm",
         content: Content::Link("/etc/init.d/be-confirm"),
+        wanted_by: OPENRC,
+        vendor: None,
+    },
+    File {
+        path: "etc/systemd/system/be-carry.service",
+        content: Content::Text(include_str!("../system/be-carry.service"), 0o644),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/be-carry.service"),
+    },
+    File {
+        path: "etc/systemd/system/multi-user.target.wants/be-carry.service",
+        content: Content::Link("/etc/systemd/system/be-carry.service"),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/multi-user.target.wants/be-carry.service"),
+    },
+    File {
+        path: "etc/init.d/be-carry",
+        content: Content::Text(include_str!("../system/be-carry.initd"), 0o755),
+        wanted_by: OPENRC,
+        vendor: None,
+    },
+    File {
+        path: "etc/runlevels/boot/be-carry",
+        content: Content::Link("/etc/init.d/be-carry"),
         wanted_by: OPENRC,
         vendor: None,
     },

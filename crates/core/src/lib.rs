@@ -46,6 +46,7 @@ pub mod record;
 pub mod refusal;
 pub mod report;
 pub mod session;
+pub mod shutdown;
 pub mod space;
 pub mod stale;
 pub mod status;

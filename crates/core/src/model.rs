@@ -120,7 +120,8 @@ pub struct Environment {
     /// Booted now (or mounted at the system root).
     pub running: bool,
     /// Boots next when nobody touches a key: on trial, or by default. A boot for one time
-    /// goes before.
+    /// goes before. If the running system has to shut down properly for that, the default is
+    /// another one until then.
     pub next: bool,
     /// The menu boots it by default: also what it falls back to when a trial fails.
     pub default: bool,
@@ -185,6 +186,17 @@ impl Environment {
     /// to come.
     pub fn is_unbooted(&self) -> bool {
         self.record.state == State::Ready && !self.running
+    }
+
+    /// Whether this is its name.
+    pub fn is(&self, name: &str) -> bool {
+        self.name().as_str() == name
+    }
+
+    /// Whether it boots next once the running system has shut down properly, and not before.
+    pub fn waits_for_shutdown(&self) -> bool {
+        let then = self.record.at_shutdown.as_ref();
+        then.is_some_and(|then| then.switch.is_some()) && self.root.is_some() && !self.running
     }
 
     /// Whether it may be in the menu and may be activated.

@@ -121,6 +121,11 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         })
         .collect();
     lend(store, &tree, &mut environments);
+    if environments.iter().any(Environment::waits_for_shutdown) {
+        for env in &mut environments {
+            env.next = env.waits_for_shutdown();
+        }
+    }
     environments.sort_by(|a, b| (a.record.created, a.name()).cmp(&(b.record.created, b.name())));
 
     let fs = filesystem(store, device)?;

@@ -423,6 +423,44 @@ impl TrialFailure {
     }
 }
 
+/// How an environment is to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// On trial if it was never confirmed and GRUB can count boots; else by default.
+    Auto,
+    /// By default.
+    Default,
+    /// On trial.
+    Trial,
+    /// The next time only.
+    Once,
+}
+
+/// What the service does that runs at shutdown: it carries what changed until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtShutdown {
+    /// How to switch to the environment then; none if it boots next already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<How>,
+    /// Why a shutdown could not do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl AtShutdown {
+    /// At the next one.
+    pub fn new(switch: Option<How>) -> Self {
+        Self {
+            switch,
+            failed: None,
+            extra: Map::new(),
+        }
+    }
+}
+
 /// A read-only snapshot of an environment: of all its own subvolumes, at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -542,6 +580,9 @@ pub struct Record {
     /// Why its last trial failed; none once it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_failure: Option<TrialFailure>,
+    /// What is to be done when the system that it was cloned from shuts down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_shutdown: Option<AtShutdown>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -566,6 +607,7 @@ impl Record {
             renamed_from: None,
             upgrade: None,
             trial_failure: None,
+            at_shutdown: None,
             extra: Map::new(),
         }
     }

@@ -273,6 +273,12 @@ pub enum Refusal {
         name: EnvName,
         count: usize,
     },
+    /// A gate does not let it pass.
+    Closed {
+        name: EnvName,
+        gate: &'static str,
+        why: String,
+    },
     /// It cannot be booted in a virtual machine here.
     NoTest {
         name: EnvName,
@@ -424,6 +430,7 @@ impl Refusal {
             }
             NothingBootsNext => "name one; be list shows them".into(),
             Conflicts { name, .. } => format!("be carry {name} shows them"),
+            Closed { name, .. } => format!("be shell {name} to mend it, then be activate {name}"),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
             NoRepository { .. } => "name the directories of some: be moves REPO-DIR...".into(),
             LeftOut { instead, .. } => (*instead).into(),
@@ -596,6 +603,9 @@ impl fmt::Display for Refusal {
                     f,
                     "{count} paths were changed in {name} and on the running system"
                 )
+            }
+            Closed { name, gate, why } => {
+                write!(f, "{name} does not pass the gate {gate}: {why}")
             }
             NotConfirmed { name } => write!(f, "{name} was not destroyed: nobody said yes"),
             Unproven { name } => write!(

@@ -9,6 +9,7 @@ use be_btrfs::Root;
 use crate::block;
 use crate::boot::{self, Examination, Fstab, Ground};
 use crate::bootfs::{self, BootDir};
+use crate::carry;
 use crate::chroot::{Bind, Job};
 use crate::config::{self, Config};
 use crate::files;
@@ -19,10 +20,11 @@ use crate::model::{Environment, Inventory, STORE, Subvolume, volumes};
 use crate::name::{EnvName, Named};
 use crate::observe::{self, MAX_TEXT};
 use crate::parallel;
-use crate::plan::{How, Switch, Use};
+use crate::plan::{How, Left, Switch, Use};
 use crate::proven::Proven;
 use crate::record::{Member, Record};
 use crate::refusal::Refusal;
+use crate::shutdown;
 use crate::store::{Paths, Store};
 use crate::whole::Whole;
 
@@ -155,9 +157,14 @@ impl Session {
         };
         let root = env.root.as_ref();
         let root = root.and_then(|root| self.store.root_of(&root.path).ok());
+        let by_itself = shutdown::is_armed(inv) && carry::goes_by_itself(self, inv, env);
         Switch {
             how,
             judged: root.is_some_and(|root| files::judges(&root)),
+            left: match by_itself {
+                true => Left::Switch,
+                false => Left::Nothing,
+            },
             tries: self.config.trial.tries,
             no_place: match how {
                 How::Default => None,

@@ -99,6 +99,9 @@ pub enum Why {
     Once,
     /// grub-reboot chose it.
     GrubReboot,
+    /// It is switched to when this system shuts down; why an earlier shutdown did not, if one was
+    /// to.
+    AtShutdown(Option<String>),
     /// GRUB does not read the menu: its own configuration decides.
     NotHooked,
     /// The menu has no default: GRUB's own configuration decides.
@@ -114,6 +117,7 @@ impl Why {
             Why::Default => "default",
             Why::Trial => "trial",
             Why::Once | Why::GrubReboot => "once",
+            Why::AtShutdown(_) => "at-shutdown",
             Why::NotHooked | Why::NoDefault => "grub.cfg",
             Why::Unknown(_) => "unknown",
         }
@@ -230,6 +234,10 @@ fn next(inv: &Inventory, grub_reboot: Option<String>) -> Next {
         (Some(why), ..) => Why::Unknown(why.clone()),
         (_, false, _) => Why::NotHooked,
         (_, _, None) => Why::NoDefault,
+        (.., Some(env)) if env.waits_for_shutdown() => {
+            let then = env.record.at_shutdown.as_ref();
+            Why::AtShutdown(then.and_then(|then| then.failed.clone()))
+        }
         _ if once.is_some() => Why::Once,
         _ if trial.is_some() => Why::Trial,
         _ => Why::Default,

@@ -11,7 +11,7 @@ const SYSTEM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/system");
 
 #[test]
 fn the_scripts_are_clean() {
-    for script in ["kernel-hook", "be-confirm.initd"] {
+    for script in ["kernel-hook", "be-confirm.initd", "be-carry.initd"] {
         let path = Path::new(SYSTEM).join(script);
         let Ok(output) = Command::new("shellcheck").arg(&path).output() else {
             eprintln!("skipped: shellcheck is not installed");

@@ -12,6 +12,7 @@ mod matrix;
 mod menu;
 mod nightly;
 mod rename;
+mod shutdown;
 mod split;
 mod trial;
 mod writes;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use be_core::host;
 use be_core::layout;
 use be_core::name::{EnvName, Named};
-use be_core::plan::{self, How, Plan, Way as Booting};
+use be_core::plan::{self, How, Left, Plan, Way as Booting};
 use be_core::reboot;
 use be_core::refusal::Refusal;
 use be_core::selection;
@@ -37,15 +37,36 @@ pub struct Args {
     /// is installed, else by a plain reboot.
     #[arg(long, conflicts_with_all = ["once", "undo_once", "no_trial"])]
     now: bool,
-    /// Carry over first what changed on the running system since it was cloned; see be carry.
-    #[arg(long, conflicts_with = "undo_once")]
-    carry: bool,
-    /// With --carry: refuse if something was changed on both sides that a person should look at.
-    #[arg(long, requires = "carry")]
+    #[command(flatten)]
+    carry: Carry,
+    /// Refuse if something was changed on both sides that a person should look at.
+    #[arg(long, conflicts_with_all = ["undo_once", "no_carry"])]
     strict: bool,
     /// Which one.
     #[arg(required_unless_present = "undo_once", add = complete::environments())]
     name: Option<Named>,
+}
+
+/// What changed on the running system since the environment was cloned goes over first, by
+/// itself; see be carry.
+#[derive(Debug, clap::Args)]
+pub struct Carry {
+    /// Carry it over, and refuse where that cannot be.
+    #[arg(long, overrides_with = "no_carry", conflicts_with = "undo_once")]
+    carry: bool,
+    /// Leave the environment as it is.
+    #[arg(long, overrides_with = "carry")]
+    no_carry: bool,
+}
+
+impl Carry {
+    fn wanted(&self) -> Option<bool> {
+        match (self.carry, self.no_carry) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// Whether on trial; where neither is given, what was never confirmed is, if it can be.
@@ -88,7 +109,7 @@ impl Args {
 
     fn wanted(&self) -> Wanted {
         Wanted {
-            carry: self.carry,
+            carry: self.carry.wanted(),
             strict: self.strict,
         }
     }
@@ -101,7 +122,8 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             true => at_once(ctx, &name, args.wanted()),
             false => {
                 let work = ctx.begin()?;
-                switch_with(ctx, work, &name, args.how(), args.wanted())
+                let when = When::new(args.how(), args.wanted());
+                switch_with(ctx, work, &name, when, args.wanted())
             }
         },
         name => undo_once(ctx, name.as_ref()),
@@ -132,7 +154,8 @@ fn at_once(ctx: &mut Context, name: &EnvName, wanted: Wanted) -> Result<Outcome>
     }
     let env = inv.get(name)?.clone();
     if env.running {
-        return Ok(switch(ctx, work, name, How::Auto)?.more("it runs already\n"));
+        let when = When::of(How::Auto);
+        return Ok(switch(ctx, work, name, when)?.more("it runs already\n"));
     }
     let kernel = match env.root {
         Some(_) => ctx.session.examine(inv, &env)?.kernels.into_iter().next(),
@@ -142,7 +165,11 @@ fn at_once(ctx: &mut Context, name: &EnvName, wanted: Wanted) -> Result<Outcome>
         name: name.to_string(),
         left: ctx.session.config.trial.tries,
     };
-    let mut outcome = switch_with(ctx, work, name, How::Trial, wanted)?;
+    let when = When {
+        at_once: true,
+        ..When::new(How::Trial, wanted)
+    };
+    let mut outcome = switch_with(ctx, work, name, when, wanted)?;
     // What does not boot is not activated.
     let kernel = kernel.context("it has no kernel")?;
     let ways = reboot::ways(&ctx.session, &env, &kernel);
@@ -174,33 +201,75 @@ fn switch_with(
     ctx: &mut Context,
     work: Work,
     name: &EnvName,
-    how: How,
+    when: When,
     wanted: Wanted,
 ) -> Result<Outcome> {
     // What is refused is refused before anything goes over.
-    planned(ctx, &work, name, how)?;
+    planned(ctx, &work, name, when)?;
     let (work, carried) = carry::before_switch(ctx, work, name, wanted)?;
-    Ok(switch(ctx, work, name, how)?.notes(carried))
+    Ok(switch(ctx, work, name, when)?.notes(carried))
 }
 
-fn planned(ctx: &Context, work: &Work, name: &EnvName, how: How) -> Result<(Plan, Booting)> {
+/// How and when to switch.
+#[derive(Debug, Clone, Copy)]
+pub struct When {
+    how: How,
+    /// This system ends now.
+    at_once: bool,
+    /// Nothing goes over by itself, then or later.
+    as_it_is: bool,
+}
+
+impl When {
+    /// In the usual way.
+    pub fn of(how: How) -> Self {
+        Self {
+            how,
+            at_once: false,
+            as_it_is: false,
+        }
+    }
+
+    /// To go back: nothing goes over.
+    pub fn as_it_is() -> Self {
+        Self {
+            as_it_is: true,
+            ..Self::of(How::Auto)
+        }
+    }
+
+    fn new(how: How, wanted: Wanted) -> Self {
+        Self {
+            as_it_is: wanted.carry == Some(false),
+            ..Self::of(how)
+        }
+    }
+}
+
+fn planned(ctx: &Context, work: &Work, name: &EnvName, when: When) -> Result<(Plan, Booting)> {
     let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
         Some(_) => ctx.session.examine(inv, env)?.problems,
         None => Vec::new(),
     };
+    let mut switch = ctx.session.switch(inv, env, when.how);
+    switch.left = match switch.left {
+        _ if when.as_it_is => Left::Nothing,
+        Left::Switch if when.at_once => Left::Carry,
+        left => left,
+    };
     let request = plan::Activate {
         name: name.clone(),
-        switch: ctx.session.switch(inv, env, how),
+        switch,
         problems,
     };
     Ok(plan::activate(inv, &request)?)
 }
 
 /// Make `name` boot next, with what was taken to do so.
-pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, how: How) -> Result<Outcome> {
-    let (planned, way) = planned(ctx, &work, name, how)?;
+pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, when: When) -> Result<Outcome> {
+    let (planned, way) = planned(ctx, &work, name, when)?;
     let inv = &work.inv;
     let env = inv.get(name)?;
     let already = match &way {
@@ -246,6 +315,10 @@ pub fn sentence(name: &EnvName, way: &Booting, already: &str) -> String {
         }
         Booting::Once => format!("{name} boots next, for this time only\n"),
         Booting::UntilUp { back } => format!("{name} boots next, and {back} after it\n"),
+        Booting::AtShutdown { until } => format!(
+            "{name} boots next: what changes until this system shuts down goes over then; if it \
+             goes down in another way, {until} boots\n"
+        ),
     }
 }
 
@@ -258,6 +331,7 @@ pub fn document(way: &Booting) -> Map<String, Value> {
         }
         Booting::Once => json!({ "way": "once" }),
         Booting::UntilUp { back } => json!({ "way": "until-up", "fallback": back }),
+        Booting::AtShutdown { until } => json!({ "way": "at-shutdown", "fallback": until }),
     };
     match document {
         Value::Object(map) => map,

@@ -1,17 +1,20 @@
 //! `be carry`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use be_core::carry::{self, Carry, Decision, Item, Origin, Over, over};
+use be_core::carry::{self, Carry, Decision, Item, Origin, Over, Terms, over};
 use be_core::chroot::Interrupted;
 use be_core::diff::{Aspect, Change};
 use be_core::model::Inventory;
 use be_core::name::{EnvName, Named};
 use be_core::refusal::{NothingToDo, Refusal};
+use be_core::shutdown;
 use serde_json::{Value, json};
 
 use super::environment;
+use crate::args::Global;
 use crate::complete;
 use crate::context::{Context, Work};
 use crate::reporter::{Outcome, count};
@@ -30,6 +33,9 @@ pub struct Args {
     /// Change nothing if there is something that a person should look at.
     #[arg(long, requires = "apply")]
     strict: bool,
+    /// For the service that runs at shutdown: carry and switch, if an environment waits for it.
+    #[arg(long, conflicts_with_all = ["apply", "strict", "all", "name"])]
+    at_shutdown: bool,
     /// Name every path that is left, too.
     #[arg(long)]
     all: bool,
@@ -38,7 +44,15 @@ pub struct Args {
     name: Option<Named>,
 }
 
+/// The service runs at every shutdown, also where nothing is managed.
+pub fn has_nothing_to_do(args: &Args, global: &Global) -> bool {
+    args.at_shutdown && super::confirm::is_not_managed(global)
+}
+
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if args.at_shutdown {
+        return at_shutdown(ctx);
+    }
     if !args.apply || ctx.dry_run {
         let inv = ctx.session.observe()?;
         let name = target(args, &inv)?;
@@ -52,16 +66,45 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         return Ok(Outcome::new(json!({})));
     };
     let interrupted = Interrupted::watch()?;
-    let session = &ctx.session;
-    let done = over(
-        session,
-        work.inv,
-        &name,
-        args.strict,
-        ctx.now,
-        (lock, &interrupted),
-    )?;
-    carried(args, done)
+    let terms = Terms {
+        strict: args.strict,
+        now: ctx.now,
+        lock,
+        interrupted: &interrupted,
+    };
+    carried(args, over(&ctx.session, work.inv, &name, &terms)?)
+}
+
+fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
+    // What is left may be bad: it is not confirmed by that.
+    let work = ctx.begin_unconfirmed()?;
+    let nothing = || Outcome::new(json!({ "environment": null }));
+    let Some(lock) = &work.lock else {
+        let waiting = shutdown::waiting(&work.inv);
+        let text = waiting.map_or_else(
+            || "would do nothing: no environment waits for it\n".to_owned(),
+            |(env, _)| format!("would carry what is due into {}, and switch\n", env.name()),
+        );
+        return Ok(nothing().text(text));
+    };
+    let interrupted = Interrupted::watch()?;
+    interrupted.after(Duration::from_secs(
+        ctx.session.config.carry.shutdown_seconds,
+    ));
+    let terms = Terms {
+        strict: false,
+        now: ctx.now,
+        lock,
+        interrupted: &interrupted,
+    };
+    Ok(
+        match shutdown::last_moment(&ctx.session, work.inv, &terms)? {
+            None => nothing(),
+            Some(last) => Outcome::new(json!({ "environment": last.name }))
+                .text(format!("{} has what changed, and boots next\n", last.name))
+                .notes(last.notes),
+        },
+    )
 }
 
 /// Before a switch: carry, if that is wanted. Gives what was taken, read anew.
@@ -71,10 +114,14 @@ pub fn before_switch(
     name: &EnvName,
     wanted: Wanted,
 ) -> Result<(Work, Vec<String>)> {
-    if !wanted.carry {
+    let env = work.inv.get(name)?;
+    let due = match wanted.carry {
+        Some(asked) => asked,
+        None => carry::is_due(&ctx.session, &work.inv, env)?,
+    };
+    if !due {
         return Ok((work, Vec::new()));
     }
-    let env = work.inv.get(name)?;
     let Some(lock) = &work.lock else {
         let found = carry::survey(&ctx.session, &work.inv, env, Origin::Live)?;
         let count = count(found.over(), "path");
@@ -82,21 +129,25 @@ pub fn before_switch(
     };
     let interrupted = Interrupted::watch()?;
     let session = &ctx.session;
-    let both = (lock, &interrupted);
-    let done = over(session, work.inv, name, wanted.strict, ctx.now, both)
+    let terms = Terms {
+        strict: wanted.strict,
+        now: ctx.now,
+        lock,
+        interrupted: &interrupted,
+    };
+    let done = over(session, work.inv, name, &terms)
+        .and_then(|done| done.still_good(session, &interrupted))
         .with_context(|| format!("{name} was not activated"))?;
     let inv = session.observe()?;
     let lock = work.lock;
-    let mut notes = done.carry.sentences();
-    notes.extend(done.carry.notes);
-    Ok((Work { lock, inv }, notes))
+    Ok((Work { lock, inv }, done.sentences()))
 }
 
 /// Whether to carry before a switch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
-    /// Carry at all.
-    pub carry: bool,
+    /// Carry at all; if nobody says, what is due.
+    pub carry: Option<bool>,
     /// Not if a person has to look at something.
     pub strict: bool,
 }

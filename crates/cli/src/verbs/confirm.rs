@@ -11,9 +11,11 @@ use be_core::host;
 use be_core::name::EnvName;
 use be_core::plan;
 use be_core::reboot;
+use be_core::record::AtShutdown;
 use be_core::refusal::Refusal;
 use be_core::selection::Boot;
 use be_core::session::Session;
+use be_core::shutdown;
 use be_core::vm;
 use serde_json::json;
 
@@ -62,6 +64,11 @@ fn look(global: &Global) -> Result<health::Findings> {
 
 /// The service runs on every boot, also where nothing is managed.
 pub fn has_nothing_to_do(args: &Args, global: &Global) -> bool {
+    args.boot && is_not_managed(global)
+}
+
+/// Whether there is no environment where the options point to.
+pub fn is_not_managed(global: &Global) -> bool {
     let foreign = |error: &anyhow::Error| {
         let refusal = error.downcast_ref();
         matches!(
@@ -69,11 +76,10 @@ pub fn has_nothing_to_do(args: &Args, global: &Global) -> bool {
             Some(Refusal::NotBtrfs { .. } | Refusal::NotASystem { .. })
         )
     };
-    args.boot
-        && match Session::open(&global.sysroot) {
-            Ok(session) => !session.store.exists(),
-            Err(error) => foreign(&error),
-        }
+    match Session::open(&global.sysroot) {
+        Ok(session) => !session.store.exists(),
+        Err(error) => foreign(&error),
+    }
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
@@ -216,11 +222,29 @@ fn try_again(ctx: &mut Context, why: &str, left: u8) -> Result<()> {
     reboot::now(reboot::Way::Reboot)
 }
 
+/// Tell who logs in that the last shutdown was to end in another environment.
+fn still_waits(next: &EnvName, then: &AtShutdown, name: &EnvName) -> Result<()> {
+    let why = match &then.failed {
+        Some(why) => format!("could not be done: {why}"),
+        None => "was not done: the machine went down before".to_owned(),
+    };
+    health::announce(&format!(
+        "be: {next} was to boot, with what changed until the shutdown; that {why}.\n\
+         {name} runs instead. It is tried again when this system shuts down; be activate {name} \
+         if it is not to be."
+    ))
+}
+
 /// Tell who logs in that this is not what was to run.
 fn fallback(name: &EnvName, boot: Option<&Boot>, inv: &be_core::model::Inventory) -> Result<()> {
     let Some(Boot::Fallback(failed)) = boot else {
-        health::withdraw();
-        return Ok(());
+        return match shutdown::waiting(inv) {
+            Some((env, then)) if env.waits_for_shutdown() => still_waits(env.name(), then, name),
+            _ => {
+                health::withdraw();
+                Ok(())
+            }
+        };
     };
     let bad = inv
         .environments

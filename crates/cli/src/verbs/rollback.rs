@@ -3,11 +3,11 @@
 use anyhow::Result;
 use be_core::host;
 use be_core::name::{Named, SnapName};
-use be_core::plan::{self, How};
+use be_core::plan;
 use be_core::refusal::Refusal;
 use serde_json::json;
 
-use super::activate::switch;
+use super::activate::{When, switch};
 use crate::complete;
 use crate::context::{Context, Work};
 use crate::reporter::Outcome;
@@ -52,10 +52,10 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             env,
             snapshot: Some(snapshot),
         }) => restore(ctx, work, &Named::snapshot(&env, &snapshot), snapshot),
-        Some(Named { env, .. }) => switch(ctx, work, &env, How::Auto),
+        Some(Named { env, .. }) => switch(ctx, work, &env, When::as_it_is()),
         None => {
             let name = plan::rollback_target(&work.inv)?;
-            switch(ctx, work, &name, How::Auto)
+            switch(ctx, work, &name, When::as_it_is())
         }
     }
 }

@@ -127,8 +127,13 @@ fn next(next: &Next, running: Option<&be_core::name::EnvName>) -> String {
             };
             format!("{entry}, chosen by grub-reboot{else_default}{sticks}")
         }
-        (Why::NoDefault, _) | (Why::Default | Why::Trial, None) => {
+        (Why::NoDefault, _) | (Why::Default | Why::Trial | Why::AtShutdown(_), None) => {
             "as your grub.cfg says: the menu has no default".into()
+        }
+        (Why::AtShutdown(failed), Some(name)) => {
+            let failed = failed.as_ref();
+            let failed = failed.map_or(String::new(), |why| format!("; the last time: {why}"));
+            format!("{name}, once this system has shut down properly{failed}")
         }
         (Why::Default, Some(name)) if next.back.is_some() => {
             let back = next

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 pub use self::apply::Applied;
 pub use self::decide::{Clash, From, Mix};
-pub(crate) use self::over::is_before;
-pub use self::over::{BEFORE, Over, forget, over};
+pub use self::over::{BEFORE, Over, Terms, forget, goes_by_itself, is_due, over};
+pub(crate) use self::over::{is_before, over_claimed};
 pub use self::pattern::PathPattern;
 pub use self::rules::Why;
 pub use self::survey::{Origin, survey};

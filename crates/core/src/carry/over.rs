@@ -12,13 +12,14 @@ use super::apply::{Applied, apply};
 use super::survey::{self, Origin, survey};
 use crate::chroot::Interrupted;
 use crate::execute::{SOURCES, discard_new, execute, make_snapshot};
+use crate::gates::{self, Gate};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
 use crate::record::{Base, Policy, Record, Snapshot};
 use crate::refusal::Refusal;
 use crate::session::Session;
-use crate::store::{Lock, Paths};
+use crate::store::{Claim, Lock, Paths};
 
 /// The snapshot of the environment as it was before anything was carried into it.
 pub const BEFORE: &str = "before-carry";
@@ -42,22 +43,91 @@ pub struct Over {
     pub before: Named,
 }
 
+impl Over {
+    /// Look once more at what configuration can break that a person or a program changed.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`].
+    pub fn still_good(self, session: &Session, interrupted: &Interrupted) -> Result<Self> {
+        let record = session.store.record_of(&self.carry.to)?;
+        let found = gates::examine(session, &record, &[Gate::Sshd], &[], interrupted)?;
+        match found.iter().find(|found| found.failed()) {
+            None => Ok(self),
+            Some(closed) => Err(Refusal::Closed {
+                name: record.name,
+                gate: closed.gate.name(),
+                why: closed.short(),
+            }
+            .into()),
+        }
+    }
+
+    /// In short, for who did not ask for it.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = self.carry.sentences();
+        sentences.extend(self.carry.notes.iter().cloned());
+        sentences
+    }
+}
+
+/// On what terms something goes over.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Not if a person has to look at something.
+    pub strict: bool,
+    /// The time.
+    pub now: DateTime<FixedOffset>,
+    /// Of the store.
+    pub lock: &'a Lock,
+    /// Somebody wants it to end.
+    pub interrupted: &'a Interrupted,
+}
+
+/// Whether what changes goes into an environment by itself: the result of an upgrade of what
+/// runs, until it was booted. A mere clone may be there to be gone back to, and has to stay as
+/// it is. A system with a swapfile cannot be held still.
+pub fn goes_by_itself(session: &Session, inv: &Inventory, env: &Environment) -> bool {
+    session.config.carry.automatic
+        && env.record.upgrade.is_some()
+        && env.is_unbooted()
+        && survey::is_from_running(inv, env)
+        && inv.system.swapfiles.is_empty()
+}
+
+/// Whether something is to go over by itself before an environment boots next.
+///
+/// # Errors
+/// When one of the trees cannot be read.
+pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> Result<bool> {
+    if !goes_by_itself(session, inv, env) {
+        return Ok(false);
+    }
+    let found = survey(session, inv, env, Origin::Live)?;
+    Ok(!found.is_empty() || !found.packages.is_empty())
+}
+
 /// Carry what changed on the running system into an environment. Cut off at any point, the
 /// environment boots, and doing it again ends in the same tree.
 ///
 /// # Errors
-/// [`Refusal::Busy`] if somebody works in it, [`Refusal::NotFromRunning`], [`Refusal::Conflicts`] where `strict` and a person has to look;
-/// all with nothing written in the environment. Whatever else fails leaves the rest as it was.
-pub fn over(
+/// [`Refusal::Busy`] if somebody works in it, [`Refusal::NotFromRunning`],
+/// [`Refusal::Conflicts`] where that is asked for and a person has to look; all with nothing
+/// written in the environment. Whatever else fails leaves the rest as it was.
+pub fn over(session: &Session, inv: Inventory, name: &EnvName, terms: &Terms<'_>) -> Result<Over> {
+    let claim = session.store.claim(name)?;
+    over_claimed(session, inv, name, terms, &claim)
+}
+
+/// As [`over`], for who works in the environment already.
+pub(crate) fn over_claimed(
     session: &Session,
     inv: Inventory,
     name: &EnvName,
-    strict: bool,
-    now: DateTime<FixedOffset>,
-    (lock, interrupted): (&Lock, &Interrupted),
+    terms: &Terms<'_>,
+    _claim: &Claim,
 ) -> Result<Over> {
     let env = inv.get(name)?.clone();
-    let _claim = session.store.claim(name)?;
     if !survey::is_from_running(&inv, &env) {
         return Err(survey::refused(&inv, &env)?.into());
     }
@@ -68,12 +138,12 @@ pub fn over(
         let dir = Path::new(Paths::NEW).join(name.as_str()).join("base");
         let carry = survey(session, &inv, &env, Origin::Snapshots(&dir))?;
         let count = carry.conflicts().count();
-        if strict && count > 0 {
+        if terms.strict && count > 0 {
             let name = name.clone();
             return Err(Refusal::Conflicts { name, count }.into());
         }
-        let before = before(session, inv, &env, now, lock)?;
-        let applied = apply(session, &carry, interrupted)?;
+        let before = before(session, inv, &env, terms)?;
+        let applied = apply(session, &carry, terms.interrupted)?;
         session.store.top.sync()?;
         remember(session, name, &dir, bases)?;
         Ok(Over {
@@ -162,8 +232,7 @@ fn before(
     session: &Session,
     inv: Inventory,
     env: &Environment,
-    now: DateTime<FixedOffset>,
-    lock: &Lock,
+    terms: &Terms<'_>,
 ) -> Result<Named> {
     let name = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
     let named = Named::snapshot(env.name(), &name);
@@ -179,10 +248,10 @@ fn before(
         layout: session.layout(&inv, Some(&env.name().clone().into()))?,
         name,
         description: DESCRIPTION.into(),
-        now,
+        now: terms.now,
     };
     let planned = plan::snapshot(&inv, &request)?;
-    execute(session, inv, &planned, lock)?;
+    execute(session, inv, &planned, terms.lock)?;
     Ok(named)
 }
 

@@ -47,6 +47,19 @@ impl Interrupted {
         Ok(this)
     }
 
+    /// As if somebody asked to stop when this time is over.
+    pub fn after(&self, limit: Duration) {
+        let term = self.term.clone();
+        let stop = move || term.store(true, Ordering::Relaxed);
+        if limit.is_zero() {
+            return stop();
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            stop();
+        });
+    }
+
     /// Whether any of the signals has come.
     pub fn came(&self) -> bool {
         self.int.load(Ordering::Relaxed) || self.term.load(Ordering::Relaxed)

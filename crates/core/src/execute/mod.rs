@@ -115,7 +115,7 @@ impl Work<'_> {
         let first = self.run(step, next);
         let repeatable = matches!(
             step,
-            Step::WriteMenu { .. } | Step::Update(_) | Step::EndRename(_)
+            Step::WriteMenu { .. } | Step::Update(_) | Step::AtShutdown { .. } | Step::EndRename(_)
         );
         match first {
             Err(e) if repeatable && is_full(&e) && self.session.store.use_reserve()? => {
@@ -198,6 +198,13 @@ impl Work<'_> {
                 Ok(())
             }
             Step::Choose(choice) => choose(session, choice),
+            Step::AtShutdown { name, then } => {
+                let mut record = session.store.record_of(name)?;
+                record.at_shutdown.clone_from(then);
+                session
+                    .store
+                    .write_record(&Paths::environment(name), &record)
+            }
             Step::Split(spec) => {
                 let note = split::split(session, &self.number, spec)?;
                 self.done.notes.extend(note);
@@ -357,6 +364,7 @@ pub fn confirm_running(
         return Ok(None);
     };
     env.record.state = State::Confirmed;
+    env.record.at_shutdown = None;
     let dir = Paths::environment(&env.record.name);
     session.store.write_record(&dir, &env.record)?;
     upgrade::clear(session)?;

@@ -270,7 +270,8 @@ impl Scene<'_> {
     }
 }
 
-/// Take an upgraded environment through all gates but `bootable`, without those in `off`.
+/// Take an upgraded environment through gates, of which `bootable` cannot be one, without those
+/// in `off`.
 ///
 /// # Errors
 /// When it or its base is not there, or somebody interrupts. A gate that cannot do its work
@@ -278,6 +279,7 @@ impl Scene<'_> {
 pub fn examine(
     session: &Session,
     record: &Record,
+    gates: &[Gate],
     off: &[String],
     interrupted: &Interrupted,
 ) -> Result<Vec<Found>> {
@@ -292,7 +294,8 @@ pub fn examine(
     let mut found = Vec::new();
     // That it is off is not worth a word where nobody has turned it off.
     let usual = |gate: &Gate| *gate != Gate::BootTest || gate.is_on(&session.config.gates);
-    for (gate, check) in CHECKS.into_iter().filter(|(gate, _)| usual(gate)) {
+    let wanted = |(gate, _): &(Gate, Check)| usual(gate) && gates.contains(gate);
+    for (gate, check) in CHECKS.into_iter().filter(wanted) {
         let (verdict, why) = if !gate.is_on(&session.config.gates) {
             (Verdict::Off, "switched off in be.toml")
         } else if off.iter().any(|name| name == gate.name()) {

@@ -10,21 +10,9 @@ use super::{Plan, Step};
 use crate::layout;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
-use crate::record::{Policy, State};
+pub use crate::record::How;
+use crate::record::{AtShutdown, Policy, State};
 use crate::refusal::Refusal;
-
-/// How an environment is to boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// On trial if it was never confirmed and GRUB can count boots; else by default.
-    Auto,
-    /// By default.
-    Default,
-    /// On trial.
-    Trial,
-    /// The next time only.
-    Once,
-}
 
 /// How to switch, with what this machine can do.
 #[derive(Debug, Clone)]
@@ -37,6 +25,19 @@ pub struct Switch {
     pub no_place: Option<NoPlace>,
     /// A service in the environment confirms it when it has come up.
     pub judged: bool,
+    /// What is left to the shutdown of the running system.
+    pub left: Left,
+}
+
+/// What the shutdown of the running system has to do for an environment that boots next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing: there is no service for it, or nothing goes over by itself.
+    Nothing,
+    /// To carry what changes until then.
+    Carry,
+    /// To carry that, and to switch.
+    Switch,
 }
 
 /// What is asked for, with what was found out about the environment.
@@ -68,6 +69,11 @@ pub enum Way {
     UntilUp {
         /// The default after that.
         back: EnvName,
+    },
+    /// The switch comes when this system shuts down, after what changed until then.
+    AtShutdown {
+        /// What boots if the machine goes down in another way.
+        until: EnvName,
     },
 }
 
@@ -114,10 +120,22 @@ pub(crate) fn switch(
     request: &Switch,
 ) -> Result<(Plan, Way), Refusal> {
     let mut plan = Plan::default();
-    let way = way(inv, env, request, &mut plan.notes)?;
+    let mut way = way(inv, env, request, &mut plan.notes)?;
+    let mut then = (request.left == Left::Carry).then(|| AtShutdown::new(None));
+    if request.left == Left::Switch {
+        // What there is to say of it is said when it comes.
+        plan.notes.clear();
+        then = Some(AtShutdown::new(Some(request.how)));
+        way = Way::AtShutdown {
+            until: default(inv, inv.running()?.name()),
+        };
+    }
     plan.steps.extend(clone_late(inv, env));
     let name = env.name().to_string();
     let before = inv.choice();
+    let waits = |other: &&Environment| other.record.at_shutdown.is_some();
+    let waiting = inv.environments.iter().filter(waits);
+    let waiting = waiting.map(|other| Step::at_shutdown(other.name(), None));
     // The menu is written also when it stays as it is: it may be stale.
     match &way {
         Way::Default => {
@@ -152,8 +170,30 @@ pub(crate) fn switch(
             name: env.name().clone(),
             back: back.clone(),
         }),
+        Way::AtShutdown { until } => {
+            let choice = without_others(inv, &before).map(Step::Choose);
+            plan.steps.extend(choice);
+            plan.steps.push(Step::menu(until));
+        }
     }
+    plan.steps.extend(waiting);
+    let then = then.map(|then| Step::at_shutdown(env.name(), Some(then)));
+    plan.steps.extend(then);
     Ok((plan, way))
+}
+
+/// GRUB's choice without what was to boot in the place of the default; none if that is so. The
+/// running environment may be on trial itself.
+fn without_others(inv: &Inventory, before: &Choice) -> Option<Choice> {
+    let mut after = before.clone();
+    let running = |trial: &Trial| {
+        inv.environments
+            .iter()
+            .any(|e| e.running && e.is(&trial.name))
+    };
+    after.once = None;
+    after.trial = after.trial.filter(running);
+    (after != *before).then_some(after)
 }
 
 fn way(
@@ -247,6 +287,12 @@ pub fn undo_once(inv: &Inventory) -> Result<Plan, Refusal> {
     if let Some(back) = &inv.menu.back {
         plan.steps.push(Step::menu(back));
     }
+    let once = |then: &AtShutdown| then.switch == Some(How::Once);
+    for env in &inv.environments {
+        if env.record.at_shutdown.as_ref().is_some_and(once) {
+            plan.steps.push(Step::at_shutdown(env.name(), None));
+        }
+    }
     Ok(plan)
 }
 
@@ -304,6 +350,7 @@ mod tests {
                 tries: 2,
                 no_place: None,
                 judged: true,
+                left: Left::Nothing,
             },
             problems: Vec::new(),
         }
@@ -434,6 +481,51 @@ mod tests {
             undo_once(&inv).unwrap().steps,
             [Step::menu(&name("default"))]
         );
+    }
+
+    #[test]
+    fn a_switch_at_shutdown_leaves_the_default_and_takes_back_all_others() {
+        let mut inv = inventory(vec![
+            env("default", 256).running().next(),
+            env("new", 300).state(State::Ready),
+            env("other", 301).state(State::Ready).with(|e| {
+                e.record.at_shutdown = Some(AtShutdown::new(Some(How::Once)));
+            }),
+        ]);
+        let trial = Choice {
+            trial: Some(Trial {
+                name: "other".into(),
+                left: 2,
+            }),
+            ..Choice::default()
+        };
+        inv.menu.block = Some(crate::model::Block {
+            at: be_grub::selection::Place::Header.block("f"),
+            choice: Ok(trial),
+        });
+        let mut wanted = request("new");
+        wanted.switch.left = Left::Switch;
+        let (plan, way) = activate(&inv, &wanted).unwrap();
+        let until = name("default");
+        assert_eq!(
+            plan.steps,
+            [
+                Step::Choose(Choice::default()),
+                Step::menu(&until),
+                Step::at_shutdown(&name("other"), None),
+                Step::at_shutdown(&name("new"), Some(AtShutdown::new(Some(How::Auto)))),
+            ]
+        );
+        assert_eq!(way, Way::AtShutdown { until });
+
+        // At once, and the rest later.
+        wanted.switch.left = Left::Carry;
+        let (plan, way) = activate(&inv, &wanted).unwrap();
+        assert!(matches!(way, Way::Trial { .. }), "{way:?}");
+        let then = Step::at_shutdown(&name("new"), Some(AtShutdown::new(None)));
+        assert_eq!(plan.steps.last(), Some(&then));
+        let undone = undo_once(&inv).unwrap().steps;
+        assert_eq!(undone, [Step::at_shutdown(&name("other"), None)]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
         record.state = State::Confirmed;
         record.trial_failure = None;
     }
+    record.at_shutdown = None;
     if record != env.record {
         plan.steps.push(Step::Update(Box::new(record)));
     }

@@ -167,7 +167,7 @@ fn date_name(inv: &Inventory, now: DateTime<FixedOffset>) -> EnvName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::activate::How;
+    use super::super::activate::{How, Left};
     use super::super::fixture::{env, inventory, name, now, snapshot};
     use super::*;
 
@@ -217,6 +217,7 @@ mod tests {
             tries: 3,
             no_place: None,
             judged: true,
+            left: Left::Nothing,
         });
         let (_, plan, way) = create(&inv, &request).unwrap();
         let fallback = name("default");

@@ -15,8 +15,8 @@ mod snapshot;
 mod split;
 mod step;
 
-pub(crate) use activate::switch;
-pub use activate::{Activate, How, Switch, Way, activate, rollback_target, undo_once};
+pub use activate::{Activate, How, Left, Switch, Way, activate, rollback_target, undo_once};
+pub(crate) use activate::{clone_late, switch};
 pub use confirm::{confirm, note_failed};
 pub use create::{Create, MIN_FREE, create, default};
 pub(crate) use destroy::removal_list;

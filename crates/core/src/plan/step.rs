@@ -11,7 +11,7 @@ use crate::fstab::{Change, Entry};
 use crate::layout::Source;
 use crate::model::GrubConfig;
 use crate::name::{EnvName, Named};
-use crate::record::{Boot, Policy, Record, Snapshot};
+use crate::record::{AtShutdown, Boot, Policy, Record, Snapshot};
 
 /// An ordered list of steps, with what a person should know of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +69,13 @@ pub enum Step {
     /// Write into GRUB's environment block what boots once or on trial, when everything that
     /// it speaks of is on the disk.
     Choose(Choice),
+    /// Write down what is to be done for an environment when this system shuts down.
+    AtShutdown {
+        /// The environment.
+        name: EnvName,
+        /// What; nothing any more without it.
+        then: Option<AtShutdown>,
+    },
     /// Write down what its owner chose for a subvolume, on the subvolume itself.
     SetPolicy {
         /// Where it is seen.
@@ -116,6 +123,14 @@ impl Step {
             default: default.clone(),
             without: Vec::new(),
             proofs: Proofs::Kept,
+        }
+    }
+
+    /// [`Step::AtShutdown`].
+    pub fn at_shutdown(name: &EnvName, then: Option<AtShutdown>) -> Self {
+        Self::AtShutdown {
+            name: name.clone(),
+            then,
         }
     }
 }
@@ -283,6 +298,10 @@ impl fmt::Display for Step {
                     trial.name, trial.left
                 ),
                 (None, None) => write!(f, "tell GRUB to boot nothing but the default"),
+            },
+            Step::AtShutdown { name, then } => match then {
+                Some(_) => write!(f, "note that {name} waits for the shutdown"),
+                None => write!(f, "note that {name} waits for no shutdown"),
             },
             Step::Unmount(dir) => write!(f, "unmount {}", dir.display()),
             Step::Remove(removal) => {

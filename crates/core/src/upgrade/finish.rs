@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_portage::state;
+use chrono::{DateTime, FixedOffset};
 
 use super::report::{Report, later};
 use super::{Outcome, Request, Work};
+use crate::carry::{self, Terms};
 use crate::config_files::Stamp;
-use crate::execute::execute;
+use crate::execute::{Done, execute};
 use crate::gates::{self, Gate};
 use crate::log;
-use crate::plan::{self, How, Plan, Step};
+use crate::plan::{self, How, Plan, Step, Way};
 use crate::record::{Phase, State};
 use crate::refusal::Refusal;
 use crate::stale::left_behind;
+use crate::store::Lock;
 
 /// Gates that the environment does not pass.
 #[derive(Debug)]
@@ -46,7 +49,9 @@ impl Work<'_> {
         let debt = state::debt(&fd_path(&root))?;
 
         let off = self.upgrade().no_gates.clone();
-        let mut gates = gates::examine(self.session, &self.record, &off, self.interrupted)?;
+        let switched = &Gate::SWITCHED;
+        let mut gates =
+            gates::examine(self.session, &self.record, switched, &off, self.interrupted)?;
         let lock = self.lock()?;
         let inv = self.session.observe()?;
         let env = inv.get(&self.record.name)?;
@@ -61,32 +66,24 @@ impl Work<'_> {
         upgrade.phase = Phase::Done;
         upgrade.failed.clear();
         upgrade.ended = Some(later(request.now));
-        let how = self.how();
-        let switch =
-            activate.then(|| plan::switch(&inv, env, &self.session.switch(&inv, env, how)));
-        let switch = switch.transpose()?;
-        let (switch, way) = switch.unzip();
-        let mut plan = Plan::default();
-        plan.steps.push(Step::Update(Box::new(self.record.clone())));
-        let steps = switch.as_ref().map_or(&[][..], |s| &s.steps);
-        if !matches!(steps.first(), Some(Step::WriteMenu { .. })) {
-            // If what comes first fails, the environment has its entry all the same.
-            plan.steps
-                .push(Step::menu(&plan::default(&inv, &self.record.name)));
-        }
-        plan.steps.extend_from_slice(steps);
-        plan.notes = switch.map(|s| s.notes).unwrap_or_default();
-        let mut notes = match activate {
-            true => left_behind(self.session, &inv, env).map_or_else(
-                |e| vec![format!("{e:#}")],
-                |left| left.after(&plan).sentences(),
-            ),
-            false => Vec::new(),
+        // Whatever comes now, the environment has its entry.
+        let plan = Plan {
+            steps: vec![
+                Step::Update(Box::new(self.record.clone())),
+                Step::menu(&plan::default(&inv, &self.record.name)),
+            ],
+            notes: Vec::new(),
         };
-        notes.extend(gates.iter().filter_map(gates::Found::warning));
         let unhooked = (!inv.menu.hooked).then(|| inv.menu.config.clone());
-        let done = execute(self.session, inv, &plan, &lock)?;
-        notes.extend(done.notes);
+        let mut done = execute(self.session, inv, &plan, &lock)?;
+        let mut notes: Vec<_> = gates.iter().filter_map(gates::Found::warning).collect();
+        let mut way = None;
+        if activate {
+            let (switched, how) = self.activate(&lock, request.now, &mut notes)?;
+            done = switched;
+            way = Some(how);
+        }
+        notes.append(&mut done.notes);
         let (replaced, more) = self.replace(request, &lock);
         notes.extend(more);
         let report = Report {
@@ -111,6 +108,41 @@ impl Work<'_> {
 }
 
 impl Work<'_> {
+    /// Make it boot next, with what changed on the running system meanwhile.
+    fn activate(
+        &mut self,
+        lock: &Lock,
+        now: DateTime<FixedOffset>,
+        notes: &mut Vec<String>,
+    ) -> Result<(Done, Way)> {
+        let (session, name) = (self.session, self.record.name.clone());
+        let kept = || format!("{name} is complete, and was not activated");
+        let mut inv = session.observe()?;
+        if carry::is_due(session, &inv, inv.get(&name)?).with_context(kept)? {
+            let terms = Terms {
+                strict: false,
+                now,
+                lock,
+                interrupted: self.interrupted,
+            };
+            let over = carry::over_claimed(session, inv, &name, &terms, &self.claims.0);
+            let over = over.and_then(|over| over.still_good(session, self.interrupted));
+            self.record = session.store.record_of(&name)?;
+            notes.extend(over.with_context(kept)?.sentences());
+            inv = session.observe()?;
+        }
+        let env = inv.get(&name)?;
+        let how = self.how();
+        let (plan, way) = plan::switch(&inv, env, &session.switch(&inv, env, how))?;
+        notes.extend(left_behind(session, &inv, env).map_or_else(
+            |e| vec![format!("{e:#}")],
+            |left| left.after(&plan).sentences(),
+        ));
+        let done = execute(session, inv, &plan, lock)?;
+        self.record = session.store.record_of(&name)?;
+        Ok((done, way))
+    }
+
     fn how(&mut self) -> How {
         match self.upgrade().trial {
             Some(true) => How::Trial,

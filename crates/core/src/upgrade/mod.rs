@@ -142,7 +142,8 @@ struct Work<'a> {
     noted: Noted,
     /// The process that the program which runs, or ran last, is below.
     supervisor: Option<u32>,
-    _claims: (Claim, Claim),
+    /// To work in the environment, and to run an upgrade.
+    claims: (Claim, Claim),
 }
 
 /// Upgrade.
@@ -199,7 +200,7 @@ pub fn run(
         at: None,
         noted: Noted::default(),
         supervisor: None,
-        _claims: (claim, upgrades),
+        claims: (claim, upgrades),
     };
     work.begin_report(request, !matches!(request.kind, Kind::New { .. }));
     let result = work.all(request);

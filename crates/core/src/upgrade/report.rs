@@ -95,6 +95,11 @@ impl Report {
                  {tries} boots, {fallback} boots again\n",
                 self.name
             ),
+            Some(Way::AtShutdown { until }) => format!(
+                "{} boots next: reboot when it suits you. What changes until then goes over when \
+                 this system shuts down; if it goes down in another way, {until} boots\n",
+                self.name
+            ),
             Some(_) => format!("{} boots next: reboot when it suits you\n", self.name),
             None => format!(
                 "{0} is complete and in the menu; be activate {0} makes it the default\n",

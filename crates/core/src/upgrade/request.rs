@@ -85,6 +85,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
             }
             let mut record = env.record.clone();
             record.state = State::Building;
+            record.at_shutdown = None;
             (upgrade.ended, upgrade.error) = (None, None);
             upgrade.activate = request.activate.or(upgrade.activate);
             upgrade.trial = request.trial.or(upgrade.trial);

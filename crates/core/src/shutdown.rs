@@ -1,0 +1,126 @@
+//! The last moment of the running system: what changed until then goes into the environment that
+//! boots next, what is cloned late is cloned once more, and only then comes the switch. If that
+//! does not happen, for want of time or of power, what was the default boots.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::carry::{self, Terms};
+use crate::execute::{Done, execute};
+use crate::host;
+use crate::model::{Environment, Inventory};
+use crate::name::EnvName;
+use crate::plan::{self, Left, Plan, Step};
+use crate::record::AtShutdown;
+use crate::refusal::Refusal;
+use crate::session::Session;
+
+/// There while the service runs that does this when it is stopped.
+const ARMED: &str = "/run/be-carry";
+
+/// Whether something is done when the managed system shuts down.
+pub fn is_armed(inv: &Inventory) -> bool {
+    inv.sysroot == Path::new("/") && host::sees_the_machine() && Path::new(ARMED).exists()
+}
+
+/// The environment that waits for the shutdown, with what is to be done.
+pub fn waiting(inv: &Inventory) -> Option<(&Environment, &AtShutdown)> {
+    let waits = |env: &&Environment| !env.running && env.root.is_some();
+    let waiting = inv.environments.iter().rev().filter(waits);
+    let mut waiting = waiting.filter_map(|env| Some((env, env.record.at_shutdown.as_ref()?)));
+    waiting.next()
+}
+
+/// Carry, clone late and switch.
+///
+/// # Errors
+/// Whatever keeps one of them from being done; the default is as it was, and the environment
+/// goes on waiting, for the next shutdown.
+pub fn last_moment(session: &Session, inv: Inventory, terms: &Terms<'_>) -> Result<Option<Last>> {
+    let Some((env, then)) = waiting(&inv) else {
+        return Ok(None);
+    };
+    let (name, then) = (env.name().clone(), then.clone());
+    let done = carry_and_switch(session, inv, &name, &then, terms);
+    let late = || format!("no time was left for {name}");
+    let done = match terms.interrupted.came() {
+        true => done.with_context(late),
+        false => done,
+    };
+    if let Err(e) = &done {
+        let why = format!("{e:#}").replace('\n', " ");
+        let mut then = then;
+        then.failed = Some(why);
+        let plan = Plan {
+            steps: vec![Step::at_shutdown(&name, Some(then))],
+            notes: Vec::new(),
+        };
+        let told = session.observe();
+        let told = told.and_then(|inv| execute(session, inv, &plan, terms.lock));
+        if let Err(e) = told {
+            tracing::warn!("that it failed is not noted down: {e:#}");
+        }
+    }
+    done.map(Some)
+}
+
+/// What was done at the last moment.
+#[derive(Debug)]
+pub struct Last {
+    /// The environment that boots now.
+    pub name: EnvName,
+    /// A sentence each.
+    pub notes: Vec<String>,
+}
+
+fn carry_and_switch(
+    session: &Session,
+    mut inv: Inventory,
+    name: &EnvName,
+    then: &AtShutdown,
+    terms: &Terms<'_>,
+) -> Result<Last> {
+    let env = inv.get(name)?;
+    if !carry::goes_by_itself(session, &inv, env) {
+        let running = inv.running()?.name().clone();
+        let name = name.clone();
+        return Err(Refusal::NotFromRunning { name, running }.into());
+    }
+    let mut notes = Vec::new();
+    if carry::is_due(session, &inv, env)? {
+        let over = carry::over(session, inv, name, terms)?;
+        notes.extend(over.still_good(session, terms.interrupted)?.sentences());
+        inv = session.observe()?;
+    }
+    if terms.interrupted.came() {
+        anyhow::bail!("it was interrupted");
+    }
+    let env = inv.get(name)?;
+    let plan = match then.switch {
+        Some(how) => {
+            let request = plan::Activate {
+                name: name.clone(),
+                switch: plan::Switch {
+                    left: Left::Nothing,
+                    ..session.switch(&inv, env, how)
+                },
+                problems: session.examine(&inv, env)?.problems,
+            };
+            plan::activate(&inv, &request)?.0
+        }
+        None => Plan {
+            steps: plan::clone_late(&inv, env)
+                .into_iter()
+                .chain([Step::at_shutdown(name, None)])
+                .collect(),
+            notes: Vec::new(),
+        },
+    };
+    let done: Done = execute(session, inv, &plan, terms.lock).context("it was not switched to")?;
+    notes.extend(done.notes);
+    Ok(Last {
+        name: name.clone(),
+        notes,
+    })
+}
