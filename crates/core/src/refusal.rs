@@ -266,6 +266,11 @@ pub enum Refusal {
         name: EnvName,
         running: EnvName,
     },
+    /// How the running environment was when it was activated is not known.
+    NothingKept {
+        running: EnvName,
+        name: EnvName,
+    },
     /// No environment is named, and none boots next but the one that runs.
     NothingBootsNext,
     /// What was changed on both sides needs a person.
@@ -427,6 +432,9 @@ impl Refusal {
             BadEmergeOption { .. } => "leave it out; or run it by hand: be shell NAME".into(),
             NotFromRunning { name, running } => {
                 format!("be diff {running} {name} shows what is different")
+            }
+            NothingKept { running, name } => {
+                format!("be diff --files {name} {running} shows what is different")
             }
             NothingBootsNext => "name one; be list shows them".into(),
             Conflicts { name, .. } => format!("be carry {name} shows them"),
@@ -590,6 +598,11 @@ impl fmt::Display for Refusal {
             NotFromRunning { name, running } => write!(
                 f,
                 "{name} was not cloned from {running}, which is running: nothing can be carried"
+            ),
+            NothingKept { running, name } => write!(
+                f,
+                "how {running} was when it was activated was not kept: what changed since cannot \
+                 be told, nor carried back into {name}"
             ),
             NothingBootsNext => write!(f, "the running environment boots next: where to?"),
             Conflicts { name, count: 1 } => {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::carry::{self, Terms};
+use crate::carry::{self, Route, Terms};
 use crate::execute::{Done, execute};
 use crate::host;
 use crate::model::{Environment, Inventory};
@@ -89,8 +89,10 @@ fn carry_and_switch(
     }
     let mut notes = Vec::new();
     if carry::is_due(session, &inv, env)? {
-        let over = carry::over(session, inv, name, terms)?;
+        let route = Route::into_clone(&inv, env)?;
+        let over = carry::over(session, inv, &route, terms)?;
         notes.extend(over.still_good(session, terms.interrupted)?.sentences());
+        carry::keep_activated(session, name, terms.now, terms.lock)?;
         inv = session.observe()?;
     }
     if terms.interrupted.came() {

@@ -9,7 +9,7 @@ use xtask::image::{Layout, Tree};
 use xtask::lab::inits::Init;
 use xtask::vm::Firmware;
 
-use crate::distribution::{boots, leave, machine, start};
+use crate::distribution::{boots, machine, start};
 
 /// Writes to a database until it is told to end, a row in a transaction each; another one of its
 /// own kind would have the rows in memory and the file behind.
@@ -93,7 +93,7 @@ fn loses_nothing(init: Init, layout: Layout, firmware: Firmware) -> Result<()> {
          mkdir -p /home/ann /var/spool/cron/crontabs && chown 1234:1234 /home/ann && \
          echo '@daily true' >/var/spool/cron/crontabs/ann && \
          truncate -s 1G /home/ann/large && echo end >>/home/ann/large")?;
-    leave(&mut machine, "reboot", "")?;
+    machine.vm().send("reboot\n")?;
     boots(&mut machine, init, "new", "be.boot=trial")?;
     ensure!(machine.sh("hello")? == "hello 2\n");
     let there = "grep -c ^root:changed: /etc/shadow; grep -c ^ann:x:1234: /etc/passwd; \

@@ -218,6 +218,8 @@ pub struct When {
     at_once: bool,
     /// Nothing goes over by itself, then or later.
     as_it_is: bool,
+    /// What stays behind was told already.
+    pub stays_told: bool,
 }
 
 impl When {
@@ -227,6 +229,7 @@ impl When {
             how,
             at_once: false,
             as_it_is: false,
+            stays_told: false,
         }
     }
 
@@ -246,7 +249,8 @@ impl When {
     }
 }
 
-fn planned(ctx: &Context, work: &Work, name: &EnvName, when: When) -> Result<(Plan, Booting)> {
+/// Plan the switch.
+pub fn planned(ctx: &Context, work: &Work, name: &EnvName, when: When) -> Result<(Plan, Booting)> {
     let inv = &work.inv;
     let env = inv.get(name)?;
     let problems = match env.root {
@@ -276,7 +280,11 @@ pub fn switch(ctx: &mut Context, work: Work, name: &EnvName, when: When) -> Resu
         Booting::Default if env.default && env.next => " already",
         _ => "",
     };
-    let stays = left_behind(&ctx.session, inv, env).unwrap_or_else(|e| {
+    let stays = match when.stays_told {
+        true => Ok(LeftBehind::default()),
+        false => left_behind(&ctx.session, inv, env),
+    };
+    let stays = stays.unwrap_or_else(|e| {
         // It is for information: the switch does not depend on it.
         ctx.reporter
             .note(&format!("what stays behind is not known: {e:#}"));

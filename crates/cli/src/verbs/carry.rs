@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use be_core::carry::{self, Carry, Decision, Item, Origin, Over, Terms, over};
+use be_core::carry::{self, Carry, Decision, Item, Origin, Over, Route, Terms, over};
 use be_core::chroot::Interrupted;
 use be_core::diff::{Aspect, Change};
 use be_core::model::Inventory;
@@ -56,7 +56,10 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     if !args.apply || ctx.dry_run {
         let inv = ctx.session.observe()?;
         let name = target(args, &inv)?;
-        let found = carry::survey(&ctx.session, &inv, inv.get(&name)?, Origin::Live)?;
+        let found = {
+            let route = Route::into_clone(&inv, inv.get(&name)?)?;
+            carry::survey(&ctx.session, &inv, &route, Origin::Live)?
+        };
         let text = text(&found, args.all, false);
         return Ok(Outcome::new(document(&found)).text(text).notes(found.notes));
     }
@@ -72,7 +75,14 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         lock,
         interrupted: &interrupted,
     };
-    carried(args, over(&ctx.session, work.inv, &name, &terms)?)
+    let route = Route::into_clone(&work.inv, work.inv.get(&name)?)?;
+    let done = over(&ctx.session, work.inv, &route, &terms)?;
+    let Over { carry, applied, .. } = &done;
+    if applied.done == 0 && applied.beside.is_empty() && carry.is_empty() {
+        let why = format!("nothing changed that {} has not", carry.to);
+        return Err(NothingToDo(why).into());
+    }
+    Ok(carried(args.all, done))
 }
 
 fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
@@ -110,37 +120,42 @@ fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
 /// Before a switch: carry, if that is wanted. Gives what was taken, read anew.
 pub fn before_switch(
     ctx: &mut Context,
-    work: Work,
+    mut work: Work,
     name: &EnvName,
     wanted: Wanted,
 ) -> Result<(Work, Vec<String>)> {
+    let session = &ctx.session;
     let env = work.inv.get(name)?;
     let due = match wanted.carry {
         Some(asked) => asked,
-        None => carry::is_due(&ctx.session, &work.inv, env)?,
+        None => carry::is_due(session, &work.inv, env)?,
     };
-    if !due {
-        return Ok((work, Vec::new()));
-    }
+    let mut notes = Vec::new();
     let Some(lock) = &work.lock else {
-        let found = carry::survey(&ctx.session, &work.inv, env, Origin::Live)?;
-        let count = count(found.over(), "path");
-        return Ok((work, vec![format!("would carry {count} first")]));
+        if due {
+            let route = Route::into_clone(&work.inv, env)?;
+            let found = carry::survey(session, &work.inv, &route, Origin::Live)?;
+            notes.push(format!("would carry {} first", count(found.over(), "path")));
+        }
+        return Ok((work, notes));
     };
-    let interrupted = Interrupted::watch()?;
-    let session = &ctx.session;
-    let terms = Terms {
-        strict: wanted.strict,
-        now: ctx.now,
-        lock,
-        interrupted: &interrupted,
-    };
-    let done = over(session, work.inv, name, &terms)
-        .and_then(|done| done.still_good(session, &interrupted))
-        .with_context(|| format!("{name} was not activated"))?;
-    let inv = session.observe()?;
-    let lock = work.lock;
-    Ok((Work { lock, inv }, done.sentences()))
+    if due {
+        let interrupted = Interrupted::watch()?;
+        let terms = Terms {
+            strict: wanted.strict,
+            now: ctx.now,
+            lock,
+            interrupted: &interrupted,
+        };
+        let route = Route::into_clone(&work.inv, env)?;
+        let done = over(session, work.inv, &route, &terms)
+            .and_then(|done| done.still_good(session, &interrupted))
+            .with_context(|| format!("{name} was not activated"))?;
+        notes = done.sentences();
+    }
+    carry::keep_activated(session, name, ctx.now, lock)?;
+    work.inv = session.observe()?;
+    Ok((work, notes))
 }
 
 /// Whether to carry before a switch.
@@ -152,17 +167,14 @@ pub struct Wanted {
     pub strict: bool,
 }
 
-fn carried(args: &Args, done: Over) -> Result<Outcome> {
+/// What was carried, as the outcome of a verb.
+pub fn carried(all: bool, done: Over) -> Outcome {
     let Over {
         carry,
         applied,
         before,
     } = done;
-    if applied.done == 0 && applied.beside.is_empty() && carry.is_empty() {
-        let why = format!("nothing changed that {} has not", carry.to);
-        return Err(NothingToDo(why).into());
-    }
-    let mut text = text(&carry, args.all, true);
+    let mut text = text(&carry, all, true);
     for path in &applied.beside {
         text.push_str(&format!("put beside another: /{}\n", path.display()));
     }
@@ -182,9 +194,7 @@ fn carried(args: &Args, done: Over) -> Result<Outcome> {
     });
     let back = format!("before it: {before}");
     let notes = carry.notes.into_iter().chain([back]);
-    Ok(Outcome::new(fields)
-        .text(text)
-        .notes(notes.collect::<Vec<_>>()))
+    Outcome::new(fields).text(text).notes(notes)
 }
 
 fn paths(paths: &[std::path::PathBuf]) -> Vec<String> {
@@ -201,8 +211,8 @@ fn target(args: &Args, inv: &Inventory) -> Result<EnvName> {
     Ok(next.name().clone())
 }
 
-/// Left paths are counted by reason; with `all` each is named.
-fn text(carry: &Carry, all: bool, done: bool) -> String {
+/// For people. Left paths are counted by reason; with `all` each is named.
+pub fn text(carry: &Carry, all: bool, done: bool) -> String {
     let mut out = String::new();
     let is_left = |item: &&Item| matches!(item.decision, Decision::Left(_));
     for item in carry.items.iter().filter(|item| !is_left(item)) {
@@ -291,7 +301,8 @@ fn sentence(decision: &Decision) -> Option<String> {
     }
 }
 
-fn document(carry: &Carry) -> Value {
+/// For scripts.
+pub fn document(carry: &Carry) -> Value {
     let items: Vec<Value> = carry.items.iter().map(entry).collect();
     json!({
         "from": carry.from,

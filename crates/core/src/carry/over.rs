@@ -9,14 +9,15 @@ use chrono::{DateTime, FixedOffset};
 
 use super::Carry;
 use super::apply::{Applied, apply};
-use super::survey::{self, Origin, survey};
+use super::route::{ACTIVATED, Route};
+use super::survey::{Origin, survey};
 use crate::chroot::Interrupted;
 use crate::execute::{SOURCES, discard_new, execute, make_snapshot};
 use crate::gates::{self, Gate};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
-use crate::record::{Base, Policy, Record, Snapshot};
+use crate::record::{Base, Record, Snapshot, place};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Claim, Lock, Paths};
@@ -26,6 +27,16 @@ pub const BEFORE: &str = "before-carry";
 
 /// What its description says: it is ours.
 const DESCRIPTION: &str = "before the running system was carried into it";
+
+/// The same of one that is gone back to; with a number where there was one already.
+const BEFORE_ROLLBACK: &str = "before-rollback";
+
+/// What the description of [`ACTIVATED`] says.
+const AS_ACTIVATED: &str = "as it was when it was activated";
+
+fn is_activated(snapshot: &Snapshot) -> bool {
+    snapshot.name.as_str() == ACTIVATED && snapshot.description == AS_ACTIVATED
+}
 
 /// Whether a snapshot is of an environment before something was carried into it.
 pub(crate) fn is_before(snapshot: &Snapshot) -> bool {
@@ -89,10 +100,14 @@ pub struct Terms<'a> {
 /// it is. A system with a swapfile cannot be held still.
 pub fn goes_by_itself(session: &Session, inv: &Inventory, env: &Environment) -> bool {
     session.config.carry.automatic
-        && env.record.upgrade.is_some()
-        && env.is_unbooted()
-        && survey::is_from_running(inv, env)
+        && is_fresh(env)
+        && Route::into_clone(inv, env).is_ok()
         && inv.system.swapfiles.is_empty()
+}
+
+/// Whether it is the result of an upgrade, and was not booted yet.
+fn is_fresh(env: &Environment) -> bool {
+    env.record.upgrade.is_some() && env.is_unbooted()
 }
 
 /// Whether something is to go over by itself before an environment boots next.
@@ -103,7 +118,8 @@ pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> Result<b
     if !goes_by_itself(session, inv, env) {
         return Ok(false);
     }
-    let found = survey(session, inv, env, Origin::Live)?;
+    let route = Route::into_clone(inv, env)?;
+    let found = survey(session, inv, &route, Origin::Live)?;
     Ok(!found.is_empty() || !found.packages.is_empty())
 }
 
@@ -111,41 +127,44 @@ pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> Result<b
 /// environment boots, and doing it again ends in the same tree.
 ///
 /// # Errors
-/// [`Refusal::Busy`] if somebody works in it, [`Refusal::NotFromRunning`],
-/// [`Refusal::Conflicts`] where that is asked for and a person has to look; all with nothing
-/// written in the environment. Whatever else fails leaves the rest as it was.
-pub fn over(session: &Session, inv: Inventory, name: &EnvName, terms: &Terms<'_>) -> Result<Over> {
-    let claim = session.store.claim(name)?;
-    over_claimed(session, inv, name, terms, &claim)
+/// [`Refusal::Busy`] if somebody works in it, [`Refusal::Swapfile`], [`Refusal::Conflicts`]
+/// where that is asked for and a person has to look; all with nothing written in the
+/// environment. Whatever else fails leaves the rest as it was.
+pub fn over(session: &Session, inv: Inventory, route: &Route, terms: &Terms<'_>) -> Result<Over> {
+    let claim = session.store.claim(&route.to)?;
+    over_claimed(session, inv, route, terms, &claim)
 }
 
 /// As [`over`], for who works in the environment already.
 pub(crate) fn over_claimed(
     session: &Session,
     inv: Inventory,
-    name: &EnvName,
+    route: &Route,
     terms: &Terms<'_>,
     _claim: &Claim,
 ) -> Result<Over> {
+    let name = &route.to;
     let env = inv.get(name)?.clone();
-    if !survey::is_from_running(&inv, &env) {
-        return Err(survey::refused(&inv, &env)?.into());
-    }
     if let Some(path) = inv.system.swapfiles.first() {
         return Err(Refusal::Swapfile { path: path.clone() }.into());
     }
-    let held = hold(session, &inv, &env).and_then(|bases| {
+    let held = hold(session, route, &env).and_then(|bases| {
         let dir = Path::new(Paths::NEW).join(name.as_str()).join("base");
-        let carry = survey(session, &inv, &env, Origin::Snapshots(&dir))?;
+        let carry = survey(session, &inv, route, Origin::Snapshots(&dir))?;
         let count = carry.conflicts().count();
         if terms.strict && count > 0 {
             let name = name.clone();
             return Err(Refusal::Conflicts { name, count }.into());
         }
-        let before = before(session, inv, &env, terms)?;
+        let before = match route.back {
+            true => before_rollback(session, inv, &env, terms)?,
+            false => before(session, inv, &env, terms)?,
+        };
         let applied = apply(session, &carry, terms.interrupted)?;
         session.store.top.sync()?;
-        remember(session, name, &dir, bases)?;
+        if !route.back {
+            remember(session, name, &dir, bases)?;
+        }
         Ok(Over {
             carry,
             applied,
@@ -162,48 +181,107 @@ pub(crate) fn over_claimed(
     Ok(done)
 }
 
-/// An environment works: how it was before something was carried into it is not needed any more.
+/// Keep the result of an upgrade as it is when it is about to boot for the first time: what is
+/// newer in it can be taken back one day.
 ///
 /// # Errors
-/// When the snapshot cannot be deleted.
-pub fn forget(session: &Session, name: &EnvName, lock: &Lock) -> Result<()> {
+/// When the snapshot cannot be taken.
+pub fn keep_activated(
+    session: &Session,
+    name: &EnvName,
+    now: DateTime<FixedOffset>,
+    lock: &Lock,
+) -> Result<()> {
     let inv = session.observe()?;
-    let before = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
-    let taken = inv.get(name)?.record.snapshot(&before);
-    let Some(taken) = taken.filter(|taken| is_before(taken)) else {
+    let env = inv.get(name)?;
+    // It must be possible to boot it on a full disk.
+    if !is_fresh(env) || inv.fs.free < plan::MIN_FREE {
         return Ok(());
+    }
+    let snapshot = SnapName::parse(ACTIVATED).map_err(anyhow::Error::msg)?;
+    let inv = match env.record.snapshot(&snapshot) {
+        Some(there) if !is_activated(there) => return Ok(()),
+        Some(_) => remove(session, inv, name, &snapshot, lock)?,
+        None => inv,
     };
-    let removal = plan::SnapshotRemoval::new(Named::snapshot(name, &before), taken);
-    let plan = plan::Plan {
-        steps: vec![plan::Step::RemoveSnapshot(removal)],
-        notes: Vec::new(),
+    take(session, inv, name, (snapshot, AS_ACTIVATED), now, lock)
+}
+
+/// The running environment works: how it was before something was carried into it is not needed
+/// any more, nor how others were when they were activated.
+///
+/// # Errors
+/// When a snapshot cannot be deleted.
+pub fn forget(session: &Session, name: &EnvName, lock: &Lock) -> Result<()> {
+    let mut inv = session.observe()?;
+    let mut unneeded = Vec::new();
+    for env in &inv.environments {
+        let ours = env
+            .record
+            .snapshots
+            .iter()
+            .filter(|taken| match env.name() == name {
+                true => is_before(taken),
+                false => is_activated(taken) && !is_fresh(env),
+            });
+        unneeded.extend(ours.map(|taken| (env.name().clone(), taken.name.clone())));
+    }
+    for (name, snapshot) in unneeded {
+        inv = remove(session, inv, &name, &snapshot, lock)?;
+    }
+    Ok(())
+}
+
+fn remove(
+    session: &Session,
+    inv: Inventory,
+    name: &EnvName,
+    snapshot: &SnapName,
+    lock: &Lock,
+) -> Result<Inventory> {
+    if let Some(taken) = inv.get(name)?.record.snapshot(snapshot) {
+        let removal = plan::SnapshotRemoval::new(Named::snapshot(name, snapshot), taken);
+        let plan = plan::Plan {
+            steps: vec![plan::Step::RemoveSnapshot(removal)],
+            notes: Vec::new(),
+        };
+        execute(session, inv, &plan, lock)?;
+    }
+    session.observe()
+}
+
+fn take(
+    session: &Session,
+    inv: Inventory,
+    env: &EnvName,
+    (name, description): (SnapName, &str),
+    now: DateTime<FixedOffset>,
+    lock: &Lock,
+) -> Result<()> {
+    let request = plan::Snapshot {
+        env: env.clone(),
+        layout: session.layout(&inv, Some(&env.clone().into()))?,
+        name,
+        description: description.to_owned(),
+        now,
     };
-    execute(session, inv, &plan, lock)?;
+    let planned = plan::snapshot(&inv, &request)?;
+    execute(session, inv, &planned, lock)?;
     Ok(())
 }
 
 /// Read-only snapshots of the running subvolumes, and what the record is to say of them.
-fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(String, Base)>> {
+fn hold(session: &Session, route: &Route, env: &Environment) -> Result<Vec<(String, Base)>> {
     let store = &session.store;
-    let running = inv.running()?;
     let work = Path::new(Paths::NEW).join(env.name().as_str());
     store.dir.mkdir_all(&work, 0o700)?;
-    let mut found = Vec::new();
-    let mut sources = Vec::new();
-    let members = env.record.subvolumes.iter();
-    for member in members.filter(|m| m.policy == Policy::Cloned) {
-        let here = inv.counterpart(running, &member.mount);
-        let here = here.context("it is not there on the running system")?;
-        sources.push(here.uuid.clone());
-        if let Some(base) = &member.base {
-            sources.push(base.of.clone());
-        }
-        found.push((member.mount.clone(), member.place(), here.clone()));
-    }
-    let place = |base: &Path| Paths::environment(env.name()).join("base").join(base);
-    for (_, at, _) in &found {
-        // The one that is there lies here at the end, and has to be known by then.
-        if let Ok(base) = store.dir.sub(place(at)) {
+    let mut sources: Vec<_> = route.legs.iter().map(|leg| leg.here.uuid.clone()).collect();
+    if !route.back {
+        // The bases that are there lie here at the end, and have to be known by then.
+        let members = env.record.subvolumes.iter();
+        sources.extend(members.filter_map(|m| Some(m.base.as_ref()?.of.clone())));
+        for leg in &route.legs {
+            let base = store.root_of(&leg.base)?;
             let parent = be_btrfs::subvolume_info(&base)?.parent_uuid;
             sources.extend(parent.map(|uuid| uuid.to_string()));
         }
@@ -211,15 +289,15 @@ fn hold(session: &Session, inv: &Inventory, env: &Environment) -> Result<Vec<(St
     let work_dir = store.dir.sub(&work)?;
     work_dir.set_attribute(SOURCES, sources.join(",").as_bytes())?;
     let mut bases = Vec::new();
-    for (mount, at, here) in found {
-        let from = store.root_of(&here.path)?;
-        let at = Path::new("base").join(at);
+    for leg in &route.legs {
+        let from = store.root_of(&leg.here.path)?;
+        let at = Path::new("base").join(place(&leg.mount));
         let (info, _) = make_snapshot(session, &work_dir, &at, &from, Mode::ReadOnly)?;
         bases.push((
-            mount,
+            leg.mount.clone(),
             Base {
                 uuid: info.uuid.to_string(),
-                of: here.uuid,
+                of: leg.here.uuid.clone(),
                 generation: info.otransid,
             },
         ));
@@ -243,15 +321,28 @@ fn before(
             false => Err(Refusal::SnapshotExists { name: named }.into()),
         };
     }
-    let request = plan::Snapshot {
-        env: env.name().clone(),
-        layout: session.layout(&inv, Some(&env.name().clone().into()))?,
-        name,
-        description: DESCRIPTION.into(),
-        now: terms.now,
-    };
-    let planned = plan::snapshot(&inv, &request)?;
-    execute(session, inv, &planned, terms.lock)?;
+    let what = (name, DESCRIPTION);
+    take(session, inv, env.name(), what, terms.now, terms.lock)?;
+    Ok(named)
+}
+
+/// Keep the environment as it is; each time anew, as it is one that somebody has worked with.
+fn before_rollback(
+    session: &Session,
+    inv: Inventory,
+    env: &Environment,
+    terms: &Terms<'_>,
+) -> Result<Named> {
+    let names = (1..).map(|n| match n {
+        1 => BEFORE_ROLLBACK.to_owned(),
+        n => format!("{BEFORE_ROLLBACK}-{n}"),
+    });
+    let mut names = names.filter_map(|name| SnapName::parse(&name).ok());
+    let free = names.find(|name| env.record.snapshot(name).is_none());
+    let name = free.context("no name is free")?;
+    let named = Named::snapshot(env.name(), &name);
+    let what = (name, DESCRIPTION);
+    take(session, inv, env.name(), what, terms.now, terms.lock)?;
     Ok(named)
 }
 

@@ -13,6 +13,7 @@ use be_portage::diff;
 use be_portage::vdb;
 
 use super::decide::{Delta, From, Three, Verdict, decide};
+use super::route::Route;
 use super::rules::{Class, Why, class_of};
 use super::text;
 use super::{Carry, Clash, Conflict, Decision, Item, Mix};
@@ -22,8 +23,7 @@ use crate::fstab::{Entry, Fstab};
 use crate::layout;
 use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
-use crate::record::Policy;
-use crate::refusal::Refusal;
+use crate::record::place;
 use crate::session::Session;
 use crate::upgrade::fd_path;
 use crate::whole::Whole;
@@ -63,24 +63,23 @@ pub enum Origin<'a> {
 /// Find out what would go from the running system into an environment.
 ///
 /// # Errors
-/// [`Refusal::NotFromRunning`]; when one of the trees cannot be read.
+/// When one of the trees cannot be read.
 pub fn survey(
     session: &Session,
     inv: &Inventory,
-    env: &Environment,
+    route: &Route,
     origin: Origin<'_>,
 ) -> Result<Carry> {
-    let running = inv.running()?;
     let family = Family::new(&session.store, inv)?;
     let mut carry = Carry {
-        from: running.name().clone(),
-        to: env.name().clone(),
+        from: route.from.clone(),
+        to: route.to.clone(),
         items: Vec::new(),
         packages: Vec::new(),
         notes: Vec::new(),
-        volumes: volumes(session, inv, env, &family, origin)?,
+        volumes: volumes(session, route, &family, origin)?,
     };
-    let of_packages = packages(session, env, origin, &family, &mut carry)?;
+    let of_packages = packages(session, route, origin, &family, &mut carry)?;
     let split = layout::split_parts(session, inv)?;
     let split: Vec<PathBuf> = split.into_iter().map(|part| part.mount.clone()).collect();
     for path in &split {
@@ -100,80 +99,44 @@ pub fn survey(
         .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
         let mut looking = Looking::new(volume, session, &split);
         for change in changes {
-            let item = looking.item(number, change, &of_packages);
-            found.extend(item.transpose());
+            let is_new_dir = change.kind.is_dir() && change.change == Change::Added;
+            if route.wants(&volume.mount.join(&change.path), is_new_dir) {
+                let item = looking.item(number, change, &of_packages);
+                found.extend(item.transpose());
+            }
         }
     }
     carry.items = found.into_iter().collect::<Result<_>>()?;
     carry.items.sort_by(|a, b| a.path.cmp(&b.path));
-    leave_to_packages(session, env, &mut carry)?;
+    leave_to_packages(session, inv.get(&route.to)?, route, &mut carry)?;
     Ok(carry)
 }
 
-/// Whether all of an environment was cloned from what runs now.
-pub(super) fn is_from_running(inv: &Inventory, env: &Environment) -> bool {
-    let Ok(running) = inv.running() else {
-        return false;
-    };
-    let members = env.record.subvolumes.iter();
-    let mut cloned = members.filter(|m| m.policy == Policy::Cloned);
-    running.name() != env.name()
-        && cloned.all(|member| {
-            let pair = member
-                .base
-                .as_ref()
-                .zip(inv.counterpart(running, &member.mount));
-            pair.is_some_and(|(base, here)| base.of == here.uuid)
-        })
-}
-
-pub(super) fn refused(inv: &Inventory, env: &Environment) -> Result<Refusal> {
-    Ok(Refusal::NotFromRunning {
-        name: env.name().clone(),
-        running: inv.running()?.name().clone(),
-    })
-}
-
-/// The subvolumes of the environment that were cloned from the running system.
+/// The subvolumes that are in both.
 fn volumes(
     session: &Session,
-    inv: &Inventory,
-    env: &Environment,
+    route: &Route,
     family: &Family<'_>,
     origin: Origin<'_>,
 ) -> Result<Vec<Volume>> {
-    if !is_from_running(inv, env) {
-        return Err(refused(inv, env)?.into());
-    }
-    let running = inv.running()?;
     let store = &session.store;
-    let home = crate::store::Paths::environment(env.name());
     let mut found = Vec::new();
-    for member in &env.record.subvolumes {
-        let mount = Path::new(member.mount.trim_matches('/'));
-        let from = member
-            .base
-            .as_ref()
-            .zip(inv.counterpart(running, &member.mount));
-        let Some((base, here)) = from.filter(|_| member.policy == Policy::Cloned) else {
-            continue;
-        };
-        let place = member.place();
+    for leg in &route.legs {
         let running = match origin {
-            Origin::Live => store.root_of(&here.path)?,
-            Origin::Snapshots(dir) => store.root_of(&dir.join(&place))?,
+            Origin::Live => store.root_of(&leg.here.path)?,
+            Origin::Snapshots(dir) => store.root_of(&dir.join(place(&leg.mount)))?,
         };
-        let new = store.root_of(&home.join(&place))?;
-        let base_root = store.root_of(&home.join("base").join(&place));
-        let base_root = base_root.with_context(|| format!("the base of {} is gone", env.name()))?;
-        let parted = family.parted(&base_root, &new)?.map(|parted| parted.time);
+        let new = store.root_of(&leg.there)?;
+        let base = store.root_of(&leg.base);
+        let base = base.with_context(|| format!("/{} is gone", leg.base.display()))?;
+        let parted = family.parted(&base, &new)?.map(|parted| parted.time);
         found.push(Volume {
-            mount: mount.to_owned(),
+            mount: leg.mount.trim_matches('/').into(),
             running,
             new,
-            since: base.generation,
+            since: be_btrfs::subvolume_info(&base)?.otransid,
             parted,
-            base: base_root,
+            base,
         });
     }
     Ok(found)
@@ -182,7 +145,7 @@ fn volumes(
 /// What became of packages on the running system, and which files belong to those.
 fn packages(
     session: &Session,
-    env: &Environment,
+    route: &Route,
     origin: Origin<'_>,
     family: &Family<'_>,
     carry: &mut Carry,
@@ -194,15 +157,10 @@ fn packages(
         Some(Manager::Profile(_)) => return Ok(OfPackages::All),
         None => return Ok(OfPackages::These(owned)),
     }
-    let base = session.whole_base(&env.record)?;
+    let base = route.whole_base(&session.store)?;
     let running = match origin {
         Origin::Live => Whole::from(session.root.try_clone()?),
-        Origin::Snapshots(dir) => {
-            let others = env.record.subvolumes.iter();
-            let others = others.filter(|m| m.mount != "/" && m.base.is_some());
-            let volumes = others.map(|m| (m.mount.clone().into(), dir.join(m.place())));
-            Whole::open(&session.store, &dir.join("root"), volumes.collect())?
-        }
+        Origin::Snapshots(dir) => route.whole_held(&session.store, dir)?,
     };
     // Of one volume btrfs knows when it parted from its base.
     let time = match &carry.volumes[..] {
@@ -587,7 +545,12 @@ fn is_blocked(root: &Root, dir: &Path) -> Result<bool> {
 
 /// Where both sides changed a file that belongs to a package, outside of /etc, that of the
 /// new environment stays: it goes with the rest of the package.
-fn leave_to_packages(session: &Session, env: &Environment, carry: &mut Carry) -> Result<()> {
+fn leave_to_packages(
+    session: &Session,
+    env: &Environment,
+    route: &Route,
+    carry: &mut Carry,
+) -> Result<()> {
     let is_asked = |item: &Item| {
         matches!(item.decision, Decision::Running(_) | Decision::Beside(_))
             && !item.path.starts_with("etc")
@@ -602,7 +565,7 @@ fn leave_to_packages(session: &Session, env: &Environment, carry: &mut Carry) ->
         return Ok(());
     }
     let mut owned = HashSet::new();
-    for root in [session.whole(env)?, session.whole_base(&env.record)?] {
+    for root in [session.whole(env)?, route.whole_base(&session.store)?] {
         let links = links(&root)?;
         let names = |path: &[u8]| {
             let path = as_path(path);

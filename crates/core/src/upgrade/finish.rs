@@ -11,7 +11,7 @@ use chrono::{DateTime, FixedOffset};
 
 use super::report::{Report, later};
 use super::{Outcome, Request, Work};
-use crate::carry::{self, Terms};
+use crate::carry::{self, Route, Terms};
 use crate::config_files::Stamp;
 use crate::execute::{Done, execute};
 use crate::gates::{self, Gate};
@@ -125,12 +125,14 @@ impl Work<'_> {
                 lock,
                 interrupted: self.interrupted,
             };
-            let over = carry::over_claimed(session, inv, &name, &terms, &self.claims.0);
+            let route = Route::into_clone(&inv, inv.get(&name)?)?;
+            let over = carry::over_claimed(session, inv, &route, &terms, &self.claims.0);
             let over = over.and_then(|over| over.still_good(session, self.interrupted));
             self.record = session.store.record_of(&name)?;
             notes.extend(over.with_context(kept)?.sentences());
-            inv = session.observe()?;
         }
+        carry::keep_activated(session, &name, now, lock).with_context(kept)?;
+        inv = session.observe()?;
         let env = inv.get(&name)?;
         let how = self.how();
         let (plan, way) = plan::switch(&inv, env, &session.switch(&inv, env, how))?;
