@@ -464,7 +464,12 @@ mod tests {
         let paths: Vec<&str> = missing(&facts).map(|file| file.path).collect();
         assert_eq!(
             paths,
-            ["etc/init.d/be-confirm", "etc/runlevels/default/be-confirm"]
+            [
+                "etc/init.d/be-confirm",
+                "etc/runlevels/default/be-confirm",
+                "etc/init.d/be-carry",
+                "etc/runlevels/boot/be-carry"
+            ]
         );
         for file in missing(&facts) {
             install(&root, &file).unwrap();
@@ -505,6 +510,8 @@ mod tests {
             [
                 "etc/systemd/system/be-stuck.service",
                 "etc/systemd/system/emergency.target.wants/be-stuck.service",
+                "etc/systemd/system/be-carry.service",
+                "etc/systemd/system/multi-user.target.wants/be-carry.service",
                 "etc/kernel/postinst.d/zz-be.install"
             ]
         );
@@ -519,13 +526,13 @@ mod tests {
         root.mkdir_all("usr/lib/systemd/system", 0o755).unwrap();
         root.write_atomic("usr/lib/systemd/systemd", b"", 0o755)
             .unwrap();
-        for unit in ["be-confirm", "be-stuck"] {
+        for unit in ["be-confirm", "be-stuck", "be-carry"] {
             let path = format!("usr/lib/systemd/system/{unit}.service");
             root.write_atomic(&path, b"", 0o644).unwrap();
         }
         let facts = look(&root, Asked::default());
         assert!(missing(&facts).all(|file| matches!(file.content, Content::Link(_))));
-        assert_eq!(missing(&facts).count(), 2);
+        assert_eq!(missing(&facts).count(), 3);
     }
 
     #[test]
