@@ -142,7 +142,17 @@ pub fn decide(three: &Three, prefer: From) -> Verdict {
     };
     match merge {
         true => Verdict::Merge(mix),
+        // What the running system changed is so there: somebody did it on both sides.
+        false if mix.is_new() && !mix.contested => Verdict::Already,
         false => Verdict::Mix(mix),
+    }
+}
+
+impl Mix {
+    /// Whether all of it is as the new environment has it.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        [self.content, self.mode, self.owner, self.attributes] == [From::New; 4]
     }
 }
 
@@ -239,6 +249,12 @@ mod tests {
             };
             assert_eq!((mix.owner, mix.contested), (prefer, true));
         }
+    }
+
+    #[test]
+    fn what_both_did_is_done() {
+        let both = three(changed(&[Mode]), changed(&[Mode, Content]), &[Content]);
+        assert_eq!(decide(&both, From::Running), Verdict::Already);
     }
 
     #[test]
