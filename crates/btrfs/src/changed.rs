@@ -1,6 +1,6 @@
 //! Which files of a subvolume changed since a transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
@@ -76,14 +76,19 @@ impl TopLevel {
         base: Option<u64>,
         under: &[&Path],
     ) -> Result<Vec<ChangedFile>> {
-        let mut scan = Scan {
-            fd: self.fd(),
-            tree: subvolume,
-            searcher: Searcher::new(),
-            dirs: HashMap::from([(ROOT_INODE, Some(PathBuf::new()))]),
-        };
-        scan.changed(since, base, under)
+        Scan::new(self.fd(), subvolume)
+            .changed(since, base, under)
             .on("find what changed in the subvolume", subvolume.to_string())
+    }
+
+    /// All paths of these inodes of the subvolume with the id `subvolume`, in the order of the
+    /// inodes; of one that is not there, none. What is only in memory is not seen.
+    ///
+    /// Errors: `ENOENT` if there is no such subvolume.
+    pub fn paths_of(&self, subvolume: u64, inodes: &BTreeSet<u64>) -> Result<Vec<(u64, PathBuf)>> {
+        Scan::new(self.fd(), subvolume)
+            .paths_of(inodes)
+            .on("find files in the subvolume", subvolume.to_string())
     }
 }
 
@@ -101,7 +106,27 @@ struct Scan<'a> {
     dirs: HashMap<u64, Option<PathBuf>>,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(fd: BorrowedFd<'a>, tree: u64) -> Self {
+        Self {
+            fd,
+            tree,
+            searcher: Searcher::new(),
+            dirs: HashMap::from([(ROOT_INODE, Some(PathBuf::new()))]),
+        }
+    }
+
+    fn paths_of(&mut self, inodes: &BTreeSet<u64>) -> io::Result<Vec<(u64, PathBuf)>> {
+        let mut found = Vec::new();
+        for &number in inodes {
+            if let Some(inode) = self.inode(self.tree, number)? {
+                let paths = self.names(number, inode.references)?;
+                found.extend(paths.into_iter().map(|path| (number, path)));
+            }
+        }
+        Ok(found)
+    }
+
     fn changed(
         &mut self,
         since: u64,

@@ -1,7 +1,7 @@
 //! Doing what was decided: every name by itself, complete or not at all. Done again after it was
 //! cut off, it ends in the same tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -48,6 +48,7 @@ pub(super) fn apply(
     let mut work = Work {
         links: links(session, carry)?,
         done: HashSet::new(),
+        mixed: HashMap::new(),
         applied: Applied::default(),
         carry,
     };
@@ -89,12 +90,14 @@ struct Work<'a> {
     carry: &'a Carry,
     /// All names of files that have several, by volume and inode on the running system.
     links: HashMap<(usize, u64), Vec<PathBuf>>,
-    /// Names that are as they should be, by volume.
+    /// Names that are as on the running system now, by volume.
     done: HashSet<(usize, PathBuf)>,
+    /// Names that have something of both, by volume and inode on either side.
+    mixed: HashMap<(usize, u64, u64), Vec<&'a Item>>,
     applied: Applied,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
     fn volume(&self, item: &Item) -> &Volume {
         &self.carry.volumes[item.place.0]
     }
@@ -124,7 +127,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn make(&mut self, item: &Item) -> Result<()> {
+    fn make(&mut self, item: &'a Item) -> Result<()> {
         let number = item.place.0;
         let (volume, path) = (self.volume(item), item.place.1.as_path());
         let (running, new) = (&volume.running, &volume.new);
@@ -157,25 +160,51 @@ impl Work<'_> {
                     }
                 }
             }
-            Decision::Mix(mix) => {
-                if mix.content == From::Running {
-                    if let Some(first) = self.made_name(number, path)? {
-                        new.put_link(path, &first)?;
-                        self.done.insert((number, path.to_owned()));
-                        return Ok(());
-                    }
-                    new.put(path, &parts(mix, Content::Of(running), running, new))?;
-                } else {
-                    let of = |from| (from == From::Running).then_some(running);
-                    new.put_properties(path, of(mix.mode), of(mix.owner), of(mix.attributes))?;
-                }
-            }
-            Decision::Merge(text, mix) => {
-                new.put(path, &parts(mix, Content::Bytes(text), running, new))?;
+            // Nothing but a word to a person.
+            Decision::Mix(mix) if mix.is_new() => return Ok(()),
+            Decision::Mix(_) | Decision::Merge(..) => {
+                self.mix(item)?;
+                self.applied.done += 1;
+                return Ok(());
             }
         }
         self.done.insert((number, path.to_owned()));
         self.applied.done += 1;
+        Ok(())
+    }
+
+    /// Make a name of which the parts come from both sides. Another name of the same file has them
+    /// only if they are to be the same, and it was the same file on both.
+    fn mix(&mut self, item: &'a Item) -> Result<()> {
+        let volume = &self.carry.volumes[item.place.0];
+        let path = item.place.1.as_path();
+        let (running, new) = (&volume.running, &volume.new);
+        let (Some(here), Some(there)) = (look(running, path)?, look(new, path)?) else {
+            anyhow::bail!("it is gone");
+        };
+        let names = self.mixed.entry((item.place.0, here.ino, there.ino));
+        let names = names.or_default();
+        let first = names.iter().find(|other| other.decision == item.decision);
+        if let Some(first) = first.filter(|_| item.kind.is_file()) {
+            return Ok(new.put_link(path, &first.place.1)?);
+        }
+        let is_alone = item.kind.is_dir() || there.nlink < 2;
+        match &item.decision {
+            Decision::Merge(text, mix) => {
+                new.put(path, &parts(mix, Content::Bytes(text), running, new))?;
+            }
+            Decision::Mix(mix) if mix.content == From::Running => {
+                new.put(path, &parts(mix, Content::Of(running), running, new))?;
+            }
+            Decision::Mix(mix) if is_alone => {
+                let of = |from| (from == From::Running).then_some(running);
+                new.put_properties(path, of(mix.mode), of(mix.owner), of(mix.attributes))?;
+            }
+            // Its other names stay as they are.
+            Decision::Mix(mix) => new.put(path, &parts(mix, Content::Of(new), running, new))?,
+            _ => return Ok(()),
+        }
+        names.push(item);
         Ok(())
     }
 
@@ -189,17 +218,6 @@ impl Work<'_> {
             self.applied.beside.push(item.path.with_file_name(name));
         }
         Ok(())
-    }
-
-    /// Another name of the same file that was made before.
-    fn made_name(&self, number: usize, path: &Path) -> Result<Option<PathBuf>> {
-        let running = &self.carry.volumes[number].running;
-        let Some(meta) = look(running, path)?.filter(|m| m.nlink > 1) else {
-            return Ok(None);
-        };
-        let names = self.links.get(&(number, meta.ino)).into_iter().flatten();
-        let mut made = names.filter(|n| *n != path && self.done.contains(&(number, (*n).clone())));
-        Ok(made.next().cloned())
     }
 
     /// Another name of the same file, which is there already as it should be.
@@ -344,7 +362,7 @@ fn content(root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
 fn links(session: &Session, carry: &Carry) -> Result<HashMap<(usize, u64), Vec<PathBuf>>> {
     let mut found: HashMap<(usize, u64), Vec<PathBuf>> = HashMap::new();
     for (number, volume) in carry.volumes.iter().enumerate() {
-        let mut wanted = HashSet::new();
+        let mut wanted = BTreeSet::new();
         for item in &carry.items {
             let is_made = !matches!(item.decision, Decision::Left(_) | Decision::New(_));
             let is_made = is_made && item.place.0 == number && item.kind.is_file();
@@ -359,14 +377,9 @@ fn links(session: &Session, carry: &Carry) -> Result<HashMap<(usize, u64), Vec<P
             continue;
         }
         let id = be_btrfs::subvolume_info(&volume.running)?.id;
-        let since = volume.since;
-        for file in session.store.top.changed_files(id, since, None, &[])? {
-            if wanted.contains(&file.inode) {
-                found
-                    .entry((number, file.inode))
-                    .or_default()
-                    .push(file.path);
-            }
+        // Not of those alone that changed: a directory may have a new name.
+        for (inode, path) in session.store.top.paths_of(id, &wanted)? {
+            found.entry((number, inode)).or_default().push(path);
         }
     }
     Ok(found)

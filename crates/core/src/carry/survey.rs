@@ -45,8 +45,6 @@ pub(super) struct Volume {
     pub base: Root,
     pub running: Root,
     pub new: Root,
-    /// The transaction of the base: what is newer was written since.
-    pub since: u64,
     /// When base and new environment parted, in seconds since 1970.
     parted: Option<i64>,
 }
@@ -134,7 +132,6 @@ fn volumes(
             mount: leg.mount.trim_matches('/').into(),
             running,
             new,
-            since: be_btrfs::subvolume_info(&base)?.otransid,
             parted,
             base,
         });
