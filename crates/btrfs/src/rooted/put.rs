@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, FileType as Kind, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, chmodat,
@@ -74,23 +75,22 @@ impl Root {
         let (dir, name) = self.strict_parent(path)?;
         let staged = OsStr::new(STAGED);
         unlink(dir.as_fd(), staged).on(OP, path)?;
-        let (source, file) = match parts.content {
-            Content::Of(root) => root.strict_parent(there)?,
-            Content::Bytes(_) => parts.mode.strict_parent(there)?,
-        };
-        let stat = statat(&source, &file, AtFlags::SYMLINK_NOFOLLOW).on(OP, path)?;
+        let from = Sources::open(parts, there)?;
+        let stat = from.stat(&from.content).on(OP, path)?;
         match parts.content {
-            Content::Of(_) => make(source.as_fd(), &file, &stat, dir.as_fd()).on(OP, path)?,
-            Content::Bytes(bytes) => write(dir.as_fd(), bytes).on(OP, path)?,
+            Content::Of(_) => make(from.content.as_fd(), from.name, &stat, dir.as_fd()),
+            Content::Bytes(bytes) => write(dir.as_fd(), bytes),
         }
-        dress(dir.as_fd(), staged, parts, there).on(OP, path)?;
+        .on(OP, path)?;
+        dress(dir.as_fd(), staged, &from).on(OP, path)?;
         if let Content::Of(_) = parts.content {
             set_times(dir.as_fd(), staged, &stat).on(OP, path)?;
         }
         unlock(dir.as_fd(), &name).on(OP, path)?;
         renameat(&dir, staged, &dir, &name).on(OP, path)?;
         if Kind::from_raw_mode(stat.st_mode) == Kind::RegularFile {
-            lock(dir.as_fd(), &name, parts, there).on(OP, path)?;
+            let attributes = from.attributes.as_fd();
+            lock(dir.as_fd(), &name, attributes, from.name).on(OP, path)?;
         }
         // A link to itself is not renamed.
         unlink(dir.as_fd(), staged).on(OP, path)
@@ -262,14 +262,50 @@ fn staged_file(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     openat(dir, STAGED, flags, Mode::RUSR | Mode::WUSR)
 }
 
+/// The directory of a name, open once in each of the trees that parts come from.
+struct Sources<'a> {
+    name: &'a OsStr,
+    content: Rc<OwnedFd>,
+    mode: Rc<OwnedFd>,
+    owner: Rc<OwnedFd>,
+    attributes: Rc<OwnedFd>,
+}
+
+impl<'a> Sources<'a> {
+    fn open<'r>(parts: &Parts<'r>, path: &'a Path) -> Result<Self> {
+        let (dir, name) = split(path).ok_or_else(|| Error::new(OP, path, Reason::BadName))?;
+        let mut opened: Vec<(&'r Root, Rc<OwnedFd>)> = Vec::new();
+        let mut open = |root: &'r Root| -> Result<Rc<OwnedFd>> {
+            if let Some((_, dir)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, root)) {
+                return Ok(dir.clone());
+            }
+            let dir = Rc::new(root.strict_dir(dir)?);
+            opened.push((root, dir.clone()));
+            Ok(dir)
+        };
+        Ok(Self {
+            name,
+            content: open(match parts.content {
+                Content::Of(root) => root,
+                Content::Bytes(_) => parts.mode,
+            })?,
+            mode: open(parts.mode)?,
+            owner: open(parts.owner)?,
+            attributes: open(parts.attributes)?,
+        })
+    }
+
+    fn stat(&self, dir: &OwnedFd) -> rustix::io::Result<Stat> {
+        statat(dir, self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
 /// Owner, mode and attributes, in this order.
-fn dress(dir: BorrowedFd<'_>, name: &OsStr, parts: &Parts<'_>, there: &Path) -> io::Result<()> {
-    let seen = |root: &Root| root.seen(there).map_err(io::Error::other);
-    set_owner(dir, name, &seen(parts.owner)?.2)?;
-    set_mode(dir, name, &seen(parts.mode)?.2)?;
-    let (source, file, _) = seen(parts.attributes)?;
+fn dress(dir: BorrowedFd<'_>, name: &OsStr, from: &Sources<'_>) -> io::Result<()> {
+    set_owner(dir, name, &from.stat(&from.owner)?)?;
+    set_mode(dir, name, &from.stat(&from.mode)?)?;
     // What it has inherited from its directory goes.
-    set_attributes(source.as_fd(), &file, dir, name)
+    set_attributes(from.attributes.as_fd(), from.name, dir, name)
 }
 
 /// Lets go of what chattr(1) has locked, a file or a directory: it is to be changed.
@@ -292,10 +328,9 @@ fn unlock(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 }
 
 /// The flags that forbid what is still to be done come last.
-fn lock(dir: BorrowedFd<'_>, name: &OsStr, parts: &Parts<'_>, there: &Path) -> io::Result<()> {
-    let (source, file, _) = parts.attributes.seen(there).map_err(io::Error::other)?;
+fn lock(dir: BorrowedFd<'_>, name: &OsStr, source: BorrowedFd<'_>, file: &OsStr) -> io::Result<()> {
     let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let flags = flags_of(openat(&source, &file, open, Mode::empty())?.as_fd());
+    let flags = flags_of(openat(source, file, open, Mode::empty())?.as_fd());
     if flags.intersects(LOCKS) {
         set_flags(openat(dir, name, open, Mode::empty())?.as_fd(), flags)?;
     }

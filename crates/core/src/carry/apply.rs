@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub(super) fn apply(
     interrupted: &Interrupted,
 ) -> Result<Applied> {
     let mut work = Work {
-        links: links(session, carry)?,
+        links: Links::of_all(session, carry)?,
         done: HashSet::new(),
         mixed: HashMap::new(),
         applied: Applied::default(),
@@ -88,8 +88,7 @@ fn takes(item: &Item) -> bool {
 
 struct Work<'a> {
     carry: &'a Carry,
-    /// All names of files that have several, by volume and inode on the running system.
-    links: HashMap<(usize, u64), Vec<PathBuf>>,
+    links: Links,
     /// Names that are as on the running system now, by volume.
     done: HashSet<(usize, PathBuf)>,
     /// Names that have something of both, by volume and inode on either side.
@@ -228,13 +227,7 @@ impl<'a> Work<'a> {
         running: &Root,
         new: &Root,
     ) -> Result<Option<PathBuf>> {
-        let Some(meta) = look(running, path)?.filter(|m| m.nlink > 1) else {
-            return Ok(None);
-        };
-        let Some(names) = self.links.get(&(number, meta.ino)) else {
-            return Ok(None);
-        };
-        for name in names.iter().filter(|name| *name != path) {
+        for name in self.links.of(number, path).iter().filter(|n| *n != path) {
             if self.done.contains(&(number, name.clone())) || is_same(running, new, name)? {
                 return Ok(Some(name.clone()));
             }
@@ -359,28 +352,56 @@ fn content(root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// All names of the files with several that are to be made.
-fn links(session: &Session, carry: &Carry) -> Result<HashMap<(usize, u64), Vec<PathBuf>>> {
-    let mut found: HashMap<(usize, u64), Vec<PathBuf>> = HashMap::new();
-    for (number, volume) in carry.volumes.iter().enumerate() {
-        let mut wanted = BTreeSet::new();
-        for item in &carry.items {
-            let is_made = !matches!(item.decision, Decision::Left(_) | Decision::New(_));
-            let is_made = is_made && item.place.0 == number && item.kind.is_file();
-            if is_made
-                && let Some(meta) = look(&volume.running, &item.place.1)?
-                && meta.nlink > 1
-            {
-                wanted.insert(meta.ino);
+#[derive(Default)]
+struct Links {
+    /// The inode on the running system, by volume.
+    inodes: HashMap<(usize, PathBuf), u64>,
+    names: HashMap<(usize, u64), Vec<PathBuf>>,
+}
+
+impl Links {
+    fn of_all(session: &Session, carry: &Carry) -> Result<Self> {
+        let mut found = Self::default();
+        for (number, volume) in carry.volumes.iter().enumerate() {
+            let mut wanted = BTreeSet::new();
+            let mut open: Option<(&Path, Option<OwnedFd>)> = None;
+            for item in &carry.items {
+                let is_made = !matches!(item.decision, Decision::Left(_) | Decision::New(_))
+                    && item.change != Change::Removed;
+                if !is_made || item.place.0 != number || !item.kind.is_file() {
+                    continue;
+                }
+                let path = item.place.1.as_path();
+                let parent = path.parent().unwrap_or(Path::new(""));
+                let dir = match open.take().filter(|(at, _)| *at == parent) {
+                    Some((_, dir)) => dir,
+                    None => entry::open_dir(volume.running.fd(), parent)?,
+                };
+                if let (Some(dir), Some(name)) = (&dir, path.file_name())
+                    && let Some(meta) = entry::stat(dir.as_fd(), name)?
+                    && meta.nlink > 1
+                {
+                    wanted.insert(meta.ino);
+                }
+                open = Some((parent, dir));
+            }
+            if wanted.is_empty() {
+                continue;
+            }
+            let id = be_btrfs::subvolume_info(&volume.running)?.id;
+            // Not of those alone that changed: a directory may have a new name.
+            for (inode, path) in session.store.top.paths_of(id, &wanted)? {
+                found.inodes.insert((number, path.clone()), inode);
+                found.names.entry((number, inode)).or_default().push(path);
             }
         }
-        if wanted.is_empty() {
-            continue;
-        }
-        let id = be_btrfs::subvolume_info(&volume.running)?.id;
-        // Not of those alone that changed: a directory may have a new name.
-        for (inode, path) in session.store.top.paths_of(id, &wanted)? {
-            found.entry((number, inode)).or_default().push(path);
-        }
+        Ok(found)
     }
-    Ok(found)
+
+    /// All names of the file that has this one; none if that is the only one.
+    fn of(&self, number: usize, path: &Path) -> &[PathBuf] {
+        let inode = self.inodes.get(&(number, path.to_owned()));
+        let names = inode.and_then(|inode| self.names.get(&(number, *inode)));
+        names.map_or(&[], Vec::as_slice)
+    }
 }
