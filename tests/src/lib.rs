@@ -3,6 +3,7 @@
 
 pub mod be;
 pub mod bench;
+pub mod came;
 pub mod disk;
 pub mod grub;
 pub mod played;

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use be_tests::came::{Came, Merged};
 use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
 use xtask::run::{cmd, run};
@@ -12,11 +13,56 @@ fn ways_on(name: &str) -> [String; 4] {
     ["be log", "be shell", "be upgrade --continue", "be destroy"].map(|c| format!("{c} {name}"))
 }
 
+const CONFIG: &str = "[upgrade]\npolite = false\nmin_free_mib = 1\nsync = false\n";
+
+/// The lab with the newest versions of all packages in its repository; some of these are to be
+/// upgraded. What is mended in it stays so.
+fn synced(world: &[&str]) -> Result<System> {
+    let system = System::adopted_lab()?;
+    system.write("/etc/be/be.toml", CONFIG)?;
+    let newest = ["reset", "--quiet", "--hard", "origin/HEAD"];
+    let git = ["git", "-C", "/var/db/repos/gentoo"];
+    system.chroot().run(&[&git[..], &newest].concat())?;
+    system.set_world(world)?;
+    Ok(system)
+}
+
+/// Go on with what was mended there and in the system that it was cloned from. It comes to the
+/// same as an upgrade in which nothing fails, and what was complete is not built again.
+fn goes_on_to_the_same(system: &System) -> Result<()> {
+    let root = system.env("new", "");
+    let done = Merged::of(&root).done;
+    ensure!(!done.is_empty(), "nothing was complete before it failed");
+    system.be.run(&["upgrade", "--continue", "new"]).done();
+    assert_eq!(system.record("new")?["state"], "ready");
+    assert_eq!(system.sound_menu()?, "new");
+    let came = Came::of(&root)?;
+
+    // By the same name, which is in its files.
+    system.be.run(&["activate", "default"]).done();
+    system.be.run(&["destroy", "-y", "new"]).done();
+    for kept in fs::read_dir(system.top("@be/.built"))? {
+        let delete = ["--quiet", "subvolume", "delete"];
+        run(cmd("btrfs", delete).arg(kept?.path()))?;
+    }
+    system.be.run(&["upgrade", "new"]).done();
+    let undisturbed = Came::of(&root)?;
+    came.is_as(&undisturbed)?;
+    came.built_no_more(&done, &undisturbed, 0)
+}
+
+/// Run a command in the failed environment, and in the system that it was cloned from.
+fn mend(system: &System, argv: &[&str]) -> Result<()> {
+    let inside = [&["exec", "new", "--"], argv].concat();
+    system.be.run(&inside).done();
+    system.chroot().run(argv)?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn a_failed_build_is_kept_and_continued() -> Result<()> {
-    let system = System::adopted_lab()?;
-    system.set_world(&["app-misc/hello", "app-misc/failbuild"])?;
+    let system = synced(&["app-misc/confy", "app-misc/failbuild"])?;
     let (running, host) = (system.running()?, system.host()?);
     let failed = system.be.run(&["upgrade", "new"]).exits(6);
     failed.says(&ways_on("new").each_ref().map(String::as_str));
@@ -35,20 +81,14 @@ fn a_failed_build_is_kept_and_continued() -> Result<()> {
     let log = system.be.run(&["log", "new"]).done().stdout;
     assert!(log.contains("the compiler failed"), "{log}");
 
-    let mend = [
-        "exec",
-        "new",
-        "--",
-        "sed",
-        "-i",
-        "/failbuild/d",
-        "/var/lib/portage/world",
-    ];
-    system.be.run(&mend).done();
-    system.be.run(&["upgrade", "--continue", "new"]).done();
-    assert_eq!(system.record("new")?["state"], "ready");
-    assert_eq!(system.sound_menu()?, "new");
-    assert!(system.env("new", "var/db/pkg/app-misc/hello-2").exists());
+    let dir = "/var/db/repos/gentoo/app-misc/failbuild";
+    let (works, fails) = (
+        [dir, "/failbuild-1.ebuild"].concat(),
+        [dir, "/failbuild-2.ebuild"].concat(),
+    );
+    mend(&system, &["cp", &works, &fails])?;
+    let (running, host) = (system.running()?, system.host()?);
+    goes_on_to_the_same(&system)?;
     assert_eq!(running.diff(&system.running()?), NOTHING);
     assert_eq!(system.host_changes(&host)?, NOTHING);
 
@@ -60,8 +100,7 @@ fn a_failed_build_is_kept_and_continued() -> Result<()> {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn a_failed_postinst_is_no_success_the_second_time() -> Result<()> {
-    let system = System::adopted_lab()?;
-    system.set_world(&["app-misc/failpost"])?;
+    let system = synced(&["app-misc/confy", "app-misc/failpost"])?;
     let running = system.running()?;
     for args in [&["upgrade", "new"][..], &["upgrade", "--continue", "new"]] {
         let failed = system.be.run(args).exits(6);
@@ -72,11 +111,14 @@ fn a_failed_postinst_is_no_success_the_second_time() -> Result<()> {
         assert_eq!(system.sound_menu()?, "default");
     }
     let ebuild = "/var/db/repos/gentoo/app-misc/failpost/failpost-2.ebuild";
-    let mend = ["exec", "new", "--", "sed", "-i", "s/die .*/:/", ebuild];
-    system.be.run(&mend).done();
-    system.be.run(&["upgrade", "--continue", "new"]).done();
-    assert_eq!(system.record("new")?["state"], "ready");
+    let works = r#"s:die .*:echo done >"${EROOT}/etc/failpost":"#;
     assert_eq!(running.diff(&system.running()?), NOTHING);
+    mend(&system, &["sed", "-i", works, ebuild])?;
+    goes_on_to_the_same(&system)?;
+    assert_eq!(
+        fs::read_to_string(system.env("new", "etc/failpost"))?,
+        "done\n"
+    );
     Ok(())
 }
 
@@ -188,7 +230,7 @@ fn nothing_is_built_twice() -> Result<()> {
     Ok(())
 }
 
-/// More than is left; not to be compressed or shared.
+/// More than is left, the same whenever it is built; not to be compressed or shared.
 const BIG_EBUILD: &str = r#"
 EAPI=8
 DESCRIPTION="A package that is too big"
@@ -199,7 +241,8 @@ SLOT="0"
 KEYWORDS="amd64"
 
 src_install() {
-	head -c 64M /dev/urandom >big || die "no room"
+	local random="import os, random; os.write(1, random.Random(1).randbytes(64 << 20))"
+	python3 -c "${random}" >big || die "no room"
 	insinto /usr/share/hello
 	doins big
 }
@@ -208,12 +251,7 @@ src_install() {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn a_disk_that_fills_up_in_the_merge() -> Result<()> {
-    let system = System::adopted_lab()?;
-    system.write(
-        "/etc/be/be.toml",
-        "[upgrade]\npolite = false\nmin_free_mib = 1\nsync = false\n",
-    )?;
-    system.set_world(&["app-misc/hello"])?;
+    let system = synced(&["app-misc/confy", "app-misc/hello"])?;
     system.write(
         "/var/db/repos/gentoo/app-misc/hello/hello-3.ebuild",
         BIG_EBUILD,
@@ -229,8 +267,7 @@ fn a_disk_that_fills_up_in_the_merge() -> Result<()> {
     assert_eq!(failed, Some("failed".into()));
 
     system.empty()?;
-    system.be.run(&["upgrade", "--continue", "new"]).done();
-    assert_eq!(system.sound_menu()?, "new");
+    goes_on_to_the_same(&system)?;
     assert!(system.env("new", "var/db/pkg/app-misc/hello-3").exists());
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! The disk is a file on a btrfs, and a cut is a clone of that file: the kernel lets no write
 //! pass while it makes one, so that it holds what the disk held at that moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use be_tests::Seeded;
 use be_tests::be::Be;
+use be_tests::came::{Came, Merged};
 use be_tests::system::System;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::ioctl_ficlone;
-use xtask::fingerprint::Fingerprint;
 use xtask::loopdev::{Loop, Mount};
 use xtask::process::holding;
 use xtask::run::{cmd, run};
@@ -30,17 +30,6 @@ const WORLD: [&str; 5] = [
     "app-misc/greeter",
     "app-misc/confy",
     "sys-kernel/lab-kernel",
-];
-
-/// What differs between any two upgrades: logs, times, and what is made of both.
-const WITHOUT: [&str; 7] = [
-    "var/log",
-    "var/cache",
-    "var/db/pkg",
-    "var/db/repos",
-    "var/tmp",
-    "tmp",
-    "var/lib/portage",
 ];
 
 /// Disks that can be cloned at any moment.
@@ -118,70 +107,9 @@ struct Machine {
     device: Loop,
 }
 
-/// What an upgrade came to.
-struct Came {
-    /// By package: the paths it has, and what they contain.
-    packages: BTreeMap<String, Vec<String>>,
-    files: Fingerprint,
-    /// How often each package was compiled.
-    compiled: BTreeMap<String, usize>,
-}
-
 impl Machine {
     fn new_root(&self) -> PathBuf {
         self.top.path().join("@be/new/root")
-    }
-
-    fn came(&self) -> Result<Came> {
-        let root = self.new_root();
-        let mut packages = BTreeMap::new();
-        for category in fs::read_dir(root.join("var/db/pkg"))? {
-            let category = category?;
-            for package in fs::read_dir(category.path())? {
-                let package = package?;
-                let mut contents: Vec<String> =
-                    fs::read_to_string(package.path().join("CONTENTS"))?
-                        .lines()
-                        .map(without_time)
-                        .collect();
-                contents.sort();
-                let (category, name) = (category.file_name(), package.file_name());
-                let name = Path::new(&category).join(name).display().to_string();
-                packages.insert(name, contents);
-            }
-        }
-        let files = Fingerprint::of(&root, &WITHOUT)?.without_times();
-        let (compiled, _) = self.log();
-        Ok(Came {
-            packages,
-            files,
-            compiled,
-        })
-    }
-
-    /// How often each package was compiled in the environment, and the packages that are
-    /// complete after that, according to emerge.
-    fn log(&self) -> (BTreeMap<String, usize>, BTreeSet<String>) {
-        let log = fs::read_to_string(self.new_root().join("var/log/emerge.log"));
-        let (mut compiled, mut done) = (BTreeMap::new(), BTreeSet::new());
-        for line in log.unwrap_or_default().lines() {
-            if let Some((_, rest)) = line.split_once(") Compiling/") {
-                let package = rest.split_once('(').map_or(rest, |(_, package)| package);
-                let package = package.split("::").next().unwrap_or(package);
-                *compiled.entry(package.to_owned()).or_default() += 1;
-            }
-            let package = |head: &str| {
-                let (_, rest) = line.split_once(head)?;
-                rest.split(") ").nth(1)?.split(' ').next()
-            };
-            if let Some(package) = package("::: completed emerge (") {
-                done.insert(package.to_owned());
-            } else if let Some(package) = package(">>> emerge (") {
-                // Once more, for a chore.
-                done.remove(package);
-            }
-        }
-        (compiled, done)
     }
 
     /// As the kernel does when memory runs out.
@@ -235,44 +163,15 @@ impl Machine {
 
     /// Go on, and compare with an upgrade that was not disturbed.
     fn go_on_to(&self, undisturbed: &Came) -> Result<&'static str> {
-        let (_, done) = self.log();
+        let done = Merged::of(&self.new_root()).done;
         let in_chores = self.phase().is_some_and(|phase| phase == "chores");
         let was = self.go_on()?;
-        let came = self.came()?;
-        let names = |came: &Came| came.packages.keys().cloned().collect::<Vec<_>>();
-        ensure!(names(&came) == names(undisturbed), "{:?}", names(&came));
-        for (package, contents) in &undisturbed.packages {
-            let found = &came.packages[package];
-            ensure!(
-                found == contents,
-                "{package}: {contents:#?} became {found:#?}"
-            );
-        }
-        let changes = undisturbed.files.diff(&came.files);
-        ensure!(changes.is_empty(), "{changes:#?}");
-        for package in done {
-            let times = |came: &Came| came.compiled.get(&package).copied().unwrap_or(0);
-            let (expected, found) = (times(undisturbed), times(&came));
-            // A chore that was cut off is done again as a whole.
-            let most = expected + usize::from(in_chores);
-            ensure!(
-                (expected..=most).contains(&found),
-                "{package} was built {found} times, not {expected}\n{}",
-                self.be.run(&["log", "new"]).stdout
-            );
-        }
+        let came = Came::of(&self.new_root())?;
+        came.is_as(undisturbed)?;
+        // A chore that was cut off is done again as a whole.
+        let built = came.built_no_more(&done, undisturbed, usize::from(in_chores));
+        built.with_context(|| self.be.run(&["log", "new"]).stdout)?;
         Ok(was)
-    }
-}
-
-/// A line of CONTENTS without the time in its end, see PMS on the format.
-fn without_time(line: &str) -> String {
-    match line.split_once(' ') {
-        Some(("dir", _)) | None => line.to_owned(),
-        Some(_) => line
-            .rsplit_once(' ')
-            .map_or(line, |(head, _)| head)
-            .to_owned(),
     }
 }
 
@@ -283,7 +182,7 @@ fn undisturbed(disks: &Disks) -> Result<(Came, Duration)> {
     let start = Instant::now();
     machine.be.run(&["upgrade", "new"]).done();
     let took = start.elapsed();
-    let came = machine.came()?;
+    let came = Came::of(&machine.new_root())?;
     drop(machine);
     disks.remove("undisturbed")?;
     Ok((came, took))
