@@ -519,7 +519,7 @@ impl fmt::Display for Refusal {
             ),
             NotHooked { config } => write!(f, "{config} does not read the menu of be"),
             NotPending { name, path } => {
-                write!(f, "no new version of {} waits in {name}", path.display())
+                write!(f, "nothing waits for {} in {name}", path.display())
             }
             Accounts { path, .. } => write!(
                 f,

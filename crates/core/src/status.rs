@@ -206,14 +206,17 @@ fn to_come(inv: &Inventory) -> Option<&Environment> {
 fn debt(session: &Session, env: &Environment) -> Result<Debt> {
     if env.running {
         // Through its mounts: news may lie on a filesystem of their own.
-        return state::debt(&session.sysroot);
+        return state::debt(&session.sysroot, &session.beside(&session.root)?);
     }
     if env.root.is_none() {
         return Ok(Debt::default());
     }
     let root = session.whole(env)?;
     let fd = root.fd().as_raw_fd().to_string();
-    state::debt(&Path::new("/proc/self/fd").join(fd))
+    state::debt(
+        &Path::new("/proc/self/fd").join(fd),
+        &session.beside(&root)?,
+    )
 }
 
 fn kernel(inv: &Inventory) -> Option<String> {

@@ -1,17 +1,15 @@
 //! What Portage keeps beside the packages, and what an upgrade leaves for a person:
-//! pending configuration files, unread news, preserved libraries, an unfinished merge.
+//! configuration files to look at, unread news, preserved libraries, an unfinished merge.
 //!
 //! Loaders take the root directory of a system; no symbolic link leads out of it.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config_files::waiting::{Beside, Pending, config_protect, pending_config};
 use crate::files::{self, Links};
 
 /// Where Portage keeps the list of an unfinished merge.
@@ -20,136 +18,6 @@ pub const MTIMEDB: &str = "var/cache/edb/mtimedb";
 pub const PRESERVED_LIBS: &str = "var/lib/portage/preserved_libs_registry";
 /// Where Portage keeps the lists of unread news (GLEP 42).
 pub const NEWS: &str = "var/lib/gentoo/news";
-
-/// A new version of a configuration file that waits beside the one in use.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Pending {
-    /// The file in use, from the root of the system: `/etc/foo.conf`.
-    pub target: PathBuf,
-    /// The file that waits: `/etc/._cfg0000_foo.conf`.
-    pub file: PathBuf,
-}
-
-/// The name of the file that `._cfg0000_NAME` waits for. The rules are those of Portage's
-/// `find_updated_config_files` (`portage/util/__init__.py`).
-fn waits_for(name: &str) -> Option<&str> {
-    let (number, target) = name.strip_prefix("._cfg")?.split_at_checked(4)?;
-    let target = target.strip_prefix('_')?;
-    let backup = name.ends_with('~') || name.to_ascii_lowercase().ends_with(".bak");
-    (number.bytes().all(|b| b.is_ascii_digit()) && !target.is_empty() && !backup).then_some(target)
-}
-
-/// The directories and files that Portage protects (`CONFIG_PROTECT`): always `/etc`, and
-/// what packages added, from the content of `/etc/profile.env` (written by env-update).
-///
-/// What a user or profile adds in make.conf is not there.
-#[must_use]
-pub fn config_protect(profile_env: &str) -> Vec<PathBuf> {
-    let set = profile_env
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("export CONFIG_PROTECT="))
-        .flat_map(|value| {
-            value
-                .trim_start_matches('$')
-                .trim_matches(['\'', '"'])
-                .split_whitespace()
-        });
-    let mut paths: Vec<PathBuf> = ["/etc"].into_iter().chain(set).map(PathBuf::from).collect();
-    paths.sort();
-    paths.dedup();
-    paths
-}
-
-/// Find the configuration files that wait below the `protect`ed directories (or beside the
-/// protected files) of the system whose root directory is `root`; sorted.
-///
-/// # Errors
-/// If something that exists cannot be read: no answer is better than one too short.
-pub fn pending_config(root: &Path, protect: &[PathBuf]) -> Result<Vec<Pending>> {
-    let fd =
-        files::open_trusted(root).with_context(|| format!("cannot open {}", root.display()))?;
-    let mut found = BTreeSet::new();
-    for path in protect {
-        search(&fd, path, &mut found)
-            .with_context(|| format!("cannot search {} in {}", path.display(), root.display()))?;
-    }
-    Ok(found.into_iter().collect())
-}
-
-fn search(root: &OwnedFd, path: &Path, found: &mut BTreeSet<Pending>) -> io::Result<()> {
-    let slash = Path::new("/");
-    let inside = path.strip_prefix(slash).unwrap_or(path);
-    match files::subdir(root, inside, Links::InRoot) {
-        Ok(Some(dir)) => walk(dir, &slash.join(inside), found),
-        Ok(None) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else {
-                return Ok(());
-            };
-            let parent_path = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
-            let Some(dir) = files::subdir(root, parent_path, Links::InRoot)? else {
-                return Ok(());
-            };
-            collect(
-                &dir,
-                &slash.join(parent),
-                found,
-                Some(name.as_encoded_bytes()),
-            )?;
-            Ok(())
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Note what waits in one directory; the names of those below it come back.
-fn collect(
-    dir: impl AsFd,
-    path: &Path,
-    found: &mut BTreeSet<Pending>,
-    only: Option<&[u8]>,
-) -> io::Result<Vec<String>> {
-    let mut below = Vec::new();
-    for (name, is_dir) in files::entries(dir)? {
-        if is_dir {
-            // Hidden directories are skipped, as Portage does.
-            if !name.starts_with('.') {
-                below.push(name);
-            }
-        } else if let Some(target) = waits_for(&name)
-            && only.is_none_or(|only| only == target.as_bytes())
-        {
-            found.insert(Pending {
-                target: path.join(target),
-                file: path.join(&name),
-            });
-        }
-    }
-    Ok(below)
-}
-
-fn walk(top: OwnedFd, path: &Path, found: &mut BTreeSet<Pending>) -> io::Result<()> {
-    let mut todo = vec![PathBuf::new()];
-    while let Some(below) = todo.pop() {
-        let opened = if below.as_os_str().is_empty() {
-            None
-        } else {
-            match files::subdir(&top, &below, Links::No)? {
-                Some(dir) => Some(dir),
-                // Removed since it was listed.
-                None => continue,
-            }
-        };
-        let dir = opened.as_ref().unwrap_or(&top);
-        let names = collect(dir, &path.join(&below), found, None)?;
-        todo.extend(names.into_iter().map(|name| below.join(name)));
-    }
-    Ok(())
-}
 
 /// Take the list of an unfinished merge (`resume`, `resume_backup`) out of the content of
 /// `/var/cache/edb/mtimedb`, a JSON object, and keep all else. A clone inherits that list
@@ -272,7 +140,7 @@ pub fn read(root: &Path, file: &str) -> Result<Option<String>> {
 /// What an upgrade left for a person.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
-    /// Configuration files that wait to be merged.
+    /// What waits beside configuration files.
     pub config: Vec<Pending>,
     /// How many news items are unread.
     pub news: usize,
@@ -280,15 +148,16 @@ pub struct Debt {
     pub preserved_libs: Vec<String>,
 }
 
-/// Read all of [`Debt`] from the system whose root directory is `root`.
+/// Read all of [`Debt`] from the system whose root directory is `root`, and whose package
+/// manager leaves files `beside` configuration files.
 ///
 /// # Errors
 /// If something that exists cannot be read.
-pub fn debt(root: &Path) -> Result<Debt> {
+pub fn debt(root: &Path, beside: &Beside) -> Result<Debt> {
     let profile_env = read(root, "etc/profile.env")?.unwrap_or_default();
     let registry = read(root, PRESERVED_LIBS)?.unwrap_or_default();
     Ok(Debt {
-        config: pending_config(root, &config_protect(&profile_env))?,
+        config: pending_config(root, &config_protect(&profile_env), beside)?,
         news: unread_news(root)?,
         preserved_libs: preserved_libs(&registry)
             .with_context(|| format!("{PRESERVED_LIBS} in {}", root.display()))?,
@@ -310,24 +179,6 @@ mod tests {
     const PROFILE_ENV: &str = "# THIS FILE IS AUTOMATICALLY GENERATED BY env-update.\n\
         export CONFIG_PROTECT='/usr/share/gnupg/qualified.txt /opt/etc'\n\
         export CONFIG_PROTECT_MASK='/etc/gentoo-release'\n";
-
-    #[test]
-    fn names_of_pending_files() {
-        assert_eq!(waits_for("._cfg0000_foo.conf"), Some("foo.conf"));
-        assert_eq!(waits_for("._cfg0012_.hidden"), Some(".hidden"));
-        for name in [
-            "._cfg0000_",
-            "._cfg000_foo",
-            "._cfg00000_foo",
-            "._cfgabcd_foo",
-            "._cfg0000_foo~",
-            "._cfg0000_foo.BAK",
-            "._cfg\u{e9}\u{e9}_foo",
-            "foo",
-        ] {
-            assert_eq!(waits_for(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn debt_of_a_system() {
@@ -359,7 +210,7 @@ mod tests {
         fs::create_dir_all(root.join("opt")).unwrap();
         put(root, "srv/etc/._cfg0000_opt.conf", "");
         symlink("/srv/etc", root.join("opt/etc")).unwrap();
-        let debt = debt(root).unwrap();
+        let debt = debt(root, &Beside::default()).unwrap();
         let files: Vec<_> = debt
             .config
             .iter()
@@ -383,12 +234,18 @@ mod tests {
     #[test]
     fn an_empty_system_owes_nothing() {
         let tmp = tempfile::tempdir().unwrap();
-        assert_eq!(debt(tmp.path()).unwrap(), Debt::default());
+        assert_eq!(
+            debt(tmp.path(), &Beside::default()).unwrap(),
+            Debt::default()
+        );
         put(tmp.path(), PRESERVED_LIBS, "");
         put(tmp.path(), "etc/x", "");
-        assert_eq!(debt(tmp.path()).unwrap(), Debt::default());
+        assert_eq!(
+            debt(tmp.path(), &Beside::default()).unwrap(),
+            Debt::default()
+        );
         put(tmp.path(), PRESERVED_LIBS, "no json");
-        assert!(debt(tmp.path()).is_err());
+        assert!(debt(tmp.path(), &Beside::default()).is_err());
     }
 
     #[test]

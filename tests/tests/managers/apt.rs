@@ -10,30 +10,33 @@ use xtask::image::Tree;
 use xtask::lab::managers::Managed;
 use xtask::run::{cmd, run};
 
-const REPOSITORY: &str = "/srv/debs";
+pub(super) const REPOSITORY: &str = "/srv/debs";
 const STATUS: &str = "var/lib/dpkg/status";
 
 /// A package: its name, its version, and its maintainer scripts by their names.
-struct Deb<'a> {
-    name: &'a str,
-    version: &'a str,
-    depends: &'a str,
-    scripts: &'a [(&'a str, &'a str)],
+pub(super) struct Deb<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: &'a str,
+    pub(super) depends: &'a str,
+    pub(super) scripts: &'a [(&'a str, &'a str)],
+    /// What is in its configuration file; the version if not given.
+    pub(super) config: &'a str,
 }
 
-fn deb<'a>(name: &'a str, version: &'a str) -> Deb<'a> {
+pub(super) fn deb<'a>(name: &'a str, version: &'a str) -> Deb<'a> {
     Deb {
         name,
         version,
         depends: "",
         scripts: &[],
+        config: "",
     }
 }
 
 impl Deb<'_> {
     /// Builds it into the system's repository. It has its version in a file, and another in
     /// a configuration file.
-    fn build(&self, system: &System) -> Result<()> {
+    pub(super) fn build(&self, system: &System) -> Result<()> {
         let Deb { name, version, .. } = self;
         let tree = format!("/root/build/{name}");
         let mut control = format!(
@@ -46,7 +49,11 @@ impl Deb<'_> {
         system.write(&format!("{tree}/DEBIAN/control"), &control)?;
         let config = format!("/etc/{name}.conf");
         system.write(&format!("{tree}/DEBIAN/conffiles"), format!("{config}\n"))?;
-        system.write(&format!("{tree}{config}"), format!("made for {version}\n"))?;
+        let text = match self.config {
+            "" => format!("made for {version}\n"),
+            text => text.to_owned(),
+        };
+        system.write(&format!("{tree}{config}"), text)?;
         system.write(&format!("{tree}/usr/share/{name}/version"), version)?;
         let init = format!("{INIT}touch /srv/{name}-$1\n");
         system.write(&format!("{tree}/etc/init.d/{name}d"), init)?;
@@ -76,7 +83,7 @@ impl Deb<'_> {
 }
 
 /// A system with version 1 of a package, and 2 in its repository.
-fn system() -> Result<System> {
+pub(super) fn system() -> Result<System> {
     let system = System::adopted_with(Managed::Apt)?;
     let source = format!("deb [trusted=yes] file:{REPOSITORY} ./\n");
     system.write("/etc/apt/sources.list", source)?;

@@ -17,8 +17,10 @@ fn build(system: &System, name: &str, version: &str, tags: &str, scripts: &str) 
          BuildArch: noarch\n{tags}%description\nA package.\n%install\n\
          mkdir -p %{{buildroot}}/usr/share/{name} %{{buildroot}}/etc\n\
          echo {version} >%{{buildroot}}/usr/share/{name}/version\n\
-         echo made for {version} >%{{buildroot}}/etc/{name}.conf\n{scripts}\n\
-         %files\n/usr/share/{name}/version\n%config(noreplace) /etc/{name}.conf\n"
+         echo made for {version} >%{{buildroot}}/etc/{name}.conf\n\
+         echo made for {version} >%{{buildroot}}/etc/{name}.replaced\n{scripts}\n\
+         %files\n/usr/share/{name}/version\n%config(noreplace) /etc/{name}.conf\n\
+         %config /etc/{name}.replaced\n"
     );
     system.write("/root/package.spec", spec)?;
     let chroot = system.chroot();
@@ -68,6 +70,7 @@ fn dnf_upgrades_a_clone() -> Result<()> {
     assert_eq!(system.subvolumes()?, before);
 
     system.write("/etc/hello.conf", "mine\n")?;
+    system.write("/etc/hello.replaced", "mine\n")?;
     build(&system, "more", "1", "", "")?;
     build(&system, "hello", "1.1~rc1", "", "")?;
     build(&system, "hello", "2", "Requires: more\n", "")?;
@@ -89,6 +92,16 @@ fn dnf_upgrades_a_clone() -> Result<()> {
     let config = |name: &str| fs::read_to_string(system.env("new", name));
     assert_eq!(config("etc/hello.conf")?, "mine\n");
     assert_eq!(config("etc/hello.conf.rpmnew")?, "made for 2\n");
+    assert_eq!(config("etc/hello.replaced.rpmsave")?, "mine\n");
+    let listed = system.be.run(&["config", "--list", "--json", "new"]);
+    let pending = &listed.done().json()["pending"];
+    assert_eq!(pending[0]["files"][0], "/etc/hello.conf.rpmnew");
+    assert_eq!(pending[0]["state"], "unknown-base");
+    assert_eq!(pending[1]["files"][0], "/etc/hello.replaced.rpmsave");
+    assert_eq!(pending[1]["state"], "old");
+    let take = ["config", "new", "--take", "/etc/hello.replaced"];
+    system.be.run(&take).done();
+    assert_eq!(config("etc/hello.replaced")?, "mine\n");
 
     let diff = system.be.run(&["--json", "diff", "default", "new"]).done();
     let packages = &diff.json()["packages"];

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
+use be_portage::config_files::checksum;
 use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
 use xtask::lab::managers::Managed;
@@ -85,6 +86,14 @@ fn pacman_upgrades_a_clone() -> Result<()> {
     let config = |name: &str| fs::read_to_string(system.env("new", name));
     assert_eq!(config("etc/hello.conf")?, "mine\n");
     assert_eq!(config("etc/hello.conf.pacnew")?, "made for 2\n");
+    let listed = system.be.run(&["config", "--list", "--json", "new"]);
+    let pending = &listed.done().json()["pending"];
+    assert_eq!(pending[0]["files"][0], "/etc/hello.conf.pacnew");
+    // The version that it was made from is kept: more's, which nobody has changed, is the same.
+    assert_eq!(pending[0]["state"], "conflict");
+    let sum = checksum(b"made for 1\n");
+    let kept = system.env("new", &format!("var/lib/be/config/packaged/{sum}"));
+    assert!(kept.exists());
 
     let diff = system.be.run(&["--json", "diff", "default", "new"]).done();
     let packages = &diff.json()["packages"];

@@ -10,6 +10,7 @@ use be_core::config_files::{Desk, Item, Kept, Stamp};
 use be_core::model::Environment;
 use be_core::name::{EnvName, Named};
 use be_core::portage::config_files::accounts;
+use be_core::portage::config_files::waiting::Kind;
 use be_core::refusal::{NothingToDo, Refusal, exit};
 use clap::ValueHint;
 use serde_json::{Value, json};
@@ -19,7 +20,8 @@ use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
 
-/// Deal with configuration files of which a new version waits (._cfg0000_NAME).
+/// Deal with configuration files of which a new version waits (._cfg0000_NAME), and with what
+/// other package managers leave beside them (NAME.dpkg-dist, NAME.rpmsave, NAME.pacnew).
 ///
 /// At a terminal it shows what differs, and asks about each. Elsewhere it lists them; the
 /// exit code is 7 if there are any, 77 if there are none. What a file was before is kept in
@@ -32,10 +34,10 @@ pub struct Args {
     /// List them, and ask nothing.
     #[arg(long, conflicts_with_all = ["keep", "take"])]
     list: bool,
-    /// Keep this file as it is; the new version goes.
+    /// Keep this file as it is; what waits beside it goes.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     keep: Vec<PathBuf>,
-    /// Put the new version in the place of this file.
+    /// Put what waits in the place of this file.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     take: Vec<PathBuf>,
 }
@@ -78,7 +80,7 @@ fn look(args: &Args, name: &EnvName, ctx: &Context) -> Result<Outcome> {
 
 fn nothing(name: &EnvName) -> anyhow::Error {
     NothingToDo(format!(
-        "no new version of a configuration file waits in {name}"
+        "nothing waits beside a configuration file in {name}"
     ))
     .into()
 }
@@ -119,6 +121,10 @@ fn dry_run(args: &Args, name: &EnvName, ctx: &Context) -> Result<Outcome> {
         let path = item.target.display();
         match order {
             Order::Keep => format!("keep {path} in {name}"),
+            Order::Take if item.kind == Kind::Old => {
+                let file = item.files.last().unwrap_or(&item.target);
+                format!("replace {path} in {name} by {}", file.display())
+            }
             Order::Take => format!("replace {path} in {name} by its new version"),
         }
     };
@@ -132,8 +138,7 @@ fn carry_out(args: &Args, desk: &Desk, env: &Environment, stamp: &Stamp) -> Resu
     for (order, item) in orders(args, desk, env)? {
         match order {
             Order::Keep => {
-                desk.keep(item)?;
-                done.kept.push(item.path());
+                done.keep(item, &desk.keep(item, stamp)?);
             }
             Order::Take => {
                 done.note(item, &desk.take(item, stamp)?);
@@ -154,6 +159,15 @@ struct Done {
 }
 
 impl Done {
+    /// The file stays; what waited may be elsewhere now.
+    fn keep(&mut self, item: &Item, waited: &Kept) {
+        if let (Some(file), Some(kept)) = (item.files.last(), waited) {
+            let (file, kept) = (file.display(), kept.display());
+            self.notes.push(format!("{file} is there now: {kept}"));
+        }
+        self.kept.push(item.path());
+    }
+
     fn note(&mut self, item: &Item, before: &Kept) {
         if let Some(before) = before {
             let (path, before) = (item.target.display(), before.display());

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use be_core::name::EnvName;
+use be_core::portage::config_files::waiting::Kind;
 use be_core::portage::state::Debt;
 use be_core::refusal::exit;
 use be_core::status::{self, Next, Pending, Status, Why};
@@ -169,11 +170,17 @@ fn unfinished(pending: &Pending) -> String {
 
 fn owed(name: &EnvName, debt: &Debt) -> String {
     let some = |n: usize, what: String, how: &str| (n > 0).then(|| format!("{what} ({how})"));
-    let (config, libs) = (debt.config.len(), debt.preserved_libs.len());
+    let old = debt.config.iter().filter(|p| p.kind == Kind::Old).count();
+    let (config, libs) = (debt.config.len() - old, debt.preserved_libs.len());
     let parts = [
         some(
             config,
             count(config, "new configuration file"),
+            &format!("be config {name}"),
+        ),
+        some(
+            old,
+            count(old, "configuration file") + " moved away",
             &format!("be config {name}"),
         ),
         some(

@@ -220,11 +220,11 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
         steps.push(format!("fetch what is needed in {name}"));
         steps.push(format!("merge it in {name}"));
         let manager = ctx.session.manager_of(&ctx.session.root)?;
-        let portage = manager.unwrap_or_default() == Manager::Portage;
-        if portage {
+        let manager = manager.unwrap_or_default();
+        if manager == Manager::Portage {
             steps.push(format!("do the chores that are due in {name}"));
         }
-        if portage && ctx.session.config.upgrade.merge_config {
+        if manager.looks_after_files() && ctx.session.config.upgrade.merge_config {
             steps.push(format!("merge configuration files in {name}"));
         }
         steps.push(format!("check that {name} boots"));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use be_btrfs::{FileType, Root};
 use be_portage::config_files::Decision;
+use be_portage::config_files::waiting::Kind;
 use chrono::{DateTime, FixedOffset};
 
 use super::memory::{self, DIRECTORY_MODE, FILE_MODE, Index};
@@ -43,7 +44,7 @@ pub type Kept = Option<PathBuf>;
 /// time: a merge that was cut off before what waited was gone.
 pub(crate) fn already_merged(root: &Root, item: &Item, stamp: &Stamp) -> bool {
     (0..MOST).any(|n| {
-        let before = super::content(root, &kept_at(item, stamp, n));
+        let before = super::content(root, &kept_at(&item.target, stamp, n));
         let before = before.ok().flatten();
         before.is_some_and(|before| match item.decide(Some(&before)) {
             Decision::Merge(result) => item.ours.as_ref() == Some(&result),
@@ -60,7 +61,7 @@ pub(crate) fn put(root: &Root, item: &Item, content: &[u8], stamp: &Stamp) -> Re
     if ours == content {
         return Ok(None);
     }
-    let kept = keep_before(root, item, ours, stamp)?;
+    let kept = keep_before(root, &item.target, ours, stamp)?;
     root.write_atomic(&item.target, content, FILE_MODE)?;
     Ok(Some(kept))
 }
@@ -75,25 +76,25 @@ pub(super) fn take(root: &Root, item: &Item, stamp: &Stamp) -> Result<Kept> {
     Ok(kept)
 }
 
+/// Leave the file as it is. What a person may have written is kept: where that is what waits,
+/// this is where it is then.
+pub(super) fn keep(root: &Root, item: &Item, stamp: &Stamp) -> Result<Kept> {
+    let mut kept = None;
+    if item.kind == Kind::Old {
+        for file in &item.files {
+            kept = keep_whole(root, file, stamp)?;
+        }
+    }
+    done_with(root, item)?;
+    Ok(kept)
+}
+
 /// The same where there is no content to replace: the very file that waits is renamed.
 fn take_whole(root: &Root, item: &Item, stamp: &Stamp) -> Result<Kept> {
     let Some(newest) = item.files.last() else {
         return Ok(None);
     };
-    let kept = match root.lstat(&item.target) {
-        Err(e) if e.is_not_found() => None,
-        Err(e) => return Err(e.into()),
-        Ok(there) => match there.kind {
-            FileType::File => {
-                let content = root.read(&item.target, MAX_KEPT)?;
-                Some(keep_before(root, item, &content, stamp)?)
-            }
-            FileType::Symlink => Some(keep_link(root, item, stamp)?),
-            FileType::Dir | FileType::Special => {
-                bail!("{} is neither a file nor a link", item.target.display())
-            }
-        },
-    };
+    let kept = keep_whole(root, &item.target, stamp)?;
     root.rename(newest, &item.target)?;
     let rest = Item {
         files: item.files[..item.files.len() - 1].to_vec(),
@@ -103,9 +104,27 @@ fn take_whole(root: &Root, item: &Item, stamp: &Stamp) -> Result<Kept> {
     Ok(kept)
 }
 
-/// What waited goes; its content is kept as a packaged version.
+/// Keep what is at a path, if there is anything.
+fn keep_whole(root: &Root, path: &Path, stamp: &Stamp) -> Result<Kept> {
+    match root.lstat(path) {
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+        Ok(there) => match there.kind {
+            FileType::File => {
+                let content = root.read(path, MAX_KEPT)?;
+                keep_before(root, path, &content, stamp).map(Some)
+            }
+            FileType::Symlink => keep_link(root, path, stamp).map(Some),
+            FileType::Dir | FileType::Special => {
+                bail!("{} is neither a file nor a link", path.display())
+            }
+        },
+    }
+}
+
+/// What waited goes; the content of a packaged version is kept as such.
 pub(crate) fn done_with(root: &Root, item: &Item) -> Result<()> {
-    if let Some(theirs) = &item.theirs {
+    if let Some(theirs) = item.theirs.as_ref().filter(|_| item.kind != Kind::Old) {
         memory::keep(root, theirs)?;
     }
     // The oldest first: cut off, the newest is still there.
@@ -118,18 +137,18 @@ pub(crate) fn done_with(root: &Root, item: &Item) -> Result<()> {
     Index::forget(root, &text(&item.target))
 }
 
-fn kept_at(item: &Item, stamp: &Stamp, n: usize) -> PathBuf {
-    let target = item.target.strip_prefix("/").unwrap_or(&item.target);
-    let mut path = stamp.dir().join(target).into_os_string();
+fn kept_at(path: &Path, stamp: &Stamp, n: usize) -> PathBuf {
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    let mut path = stamp.dir().join(inside).into_os_string();
     if n > 0 {
         path.push(format!(".{n}"));
     }
     path.into()
 }
 
-fn keep_before(root: &Root, item: &Item, content: &[u8], stamp: &Stamp) -> Result<PathBuf> {
+fn keep_before(root: &Root, file: &Path, content: &[u8], stamp: &Stamp) -> Result<PathBuf> {
     for n in 0..MOST {
-        let path = kept_at(item, stamp, n);
+        let path = kept_at(file, stamp, n);
         match root.read(&path, MAX_KEPT) {
             Ok(there) if there == content => return Ok(path),
             Err(e) if e.is_not_found() => {
@@ -141,13 +160,13 @@ fn keep_before(root: &Root, item: &Item, content: &[u8], stamp: &Stamp) -> Resul
             Err(e) => return Err(e.into()),
         }
     }
-    bail!("{} has been changed too often", item.target.display())
+    bail!("{} has been changed too often", file.display())
 }
 
-fn keep_link(root: &Root, item: &Item, stamp: &Stamp) -> Result<PathBuf> {
-    let path = kept_at(item, stamp, 0);
+fn keep_link(root: &Root, link: &Path, stamp: &Stamp) -> Result<PathBuf> {
+    let path = kept_at(link, stamp, 0);
     make_room(root, &path, stamp)?;
-    root.symlink(root.readlink(&item.target)?, &path)?;
+    root.symlink(root.readlink(link)?, &path)?;
     Ok(path)
 }
 

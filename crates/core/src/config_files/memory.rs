@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use be_btrfs::Root;
-use be_portage::config_files::{MAX_SIZE, checksum, contents};
+use be_portage::config_files::waiting::Kind;
+use be_portage::config_files::{MAX_SIZE, checksum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{HOME, Lineage, content as content_of, protected, waiting};
+use crate::manager::Manager;
 use crate::observe::MAX_TEXT;
-use crate::upgrade::fd_path;
 
 /// The contents, named by their checksums.
 const PACKAGED: &str = "packaged";
@@ -111,11 +112,11 @@ pub(super) fn keep(root: &Root, content: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// When the system cannot be read or written.
-pub(crate) fn learn(root: &Root, lineage: &Lineage) -> Result<()> {
+pub(crate) fn learn(root: &Root, manager: &Manager, lineage: &Lineage) -> Result<()> {
     let protected = protected(root)?;
     let below = |path: &str| protected.iter().any(|dir| Path::new(path).starts_with(dir));
-    let installed = contents::installed(&fd_path(root), below)?;
-    let waiting = waiting(root)?;
+    let installed = manager.packaged(root, below)?;
+    let waiting = waiting(root, manager)?;
     let mut index = Index::default();
     let mut needed = BTreeSet::new();
     let kept = list(root)?;
@@ -145,8 +146,8 @@ pub(crate) fn learn(root: &Root, lineage: &Lineage) -> Result<()> {
             root.write_later(packaged(sum), &content, FILE_MODE)?;
         }
     }
-    for item in super::survey(root, lineage)? {
-        if let Some(theirs) = &item.theirs {
+    for item in super::survey(root, manager, lineage)? {
+        if let Some(theirs) = item.theirs.as_ref().filter(|_| item.kind != Kind::Old) {
             needed.insert(checksum(theirs));
             keep(root, theirs)?;
         }

@@ -1,18 +1,21 @@
-//! Configuration files of which a new version waits, in one environment: what is known of
-//! them, and what is done about them.
+//! Configuration files beside which something waits, a new version as a rule, in one
+//! environment: what is known of them, and what is done about them.
 
 mod change;
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
-use be_portage::config_files::{Decision, MAX_SIZE, Versions, contents, decide, sensitive};
-use be_portage::state::{self, Pending};
+use be_portage::config_files::waiting::{Kind, Pending, config_protect, pending_config};
+use be_portage::config_files::{Decision, MAX_SIZE, Versions, Why, decide, sensitive};
+use be_portage::state;
 
 use crate::files;
+use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
 use crate::refusal::Refusal;
 use crate::session::Session;
@@ -27,11 +30,13 @@ pub(crate) use memory::learn;
 /// Where `be` keeps what it has to remember of configuration files, in the environment.
 pub const HOME: &str = "var/lib/be/config";
 
-/// A file of which a new version waits.
+/// A file beside which something waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// The file in use, from the root of the system.
     pub target: PathBuf,
+    /// What it is that waits.
+    pub kind: Kind,
     /// What waits, the newest last: older ones are packaged versions in between.
     pub files: Vec<PathBuf>,
     /// The content in use; none if it is no regular file that can be merged.
@@ -54,6 +59,11 @@ impl Item {
 
     /// What would be done if this were in use.
     fn decide(&self, ours: Option<&[u8]>) -> Decision {
+        match self.kind {
+            Kind::New => {}
+            Kind::Unfinished => return Decision::Leave(Why::Unfinished),
+            Kind::Old => return Decision::Leave(Why::Old),
+        }
         let path = self.path();
         decide(&Versions {
             path: &path,
@@ -90,17 +100,14 @@ pub(crate) struct Lineage {
 ///
 /// # Errors
 /// When the system cannot be read.
-pub(crate) fn lineage(root: &Root, paths: &BTreeSet<String>) -> Result<Lineage> {
+pub(crate) fn lineage(root: &Root, manager: &Manager, paths: &BTreeSet<String>) -> Result<Lineage> {
     let mut lineage = Lineage::default();
     if paths.is_empty() {
         return Ok(lineage);
     }
-    let waiting: BTreeSet<String> = pending(root)?
-        .into_iter()
-        .map(|p| text(&p.target))
-        .collect();
+    let waiting = waiting(root, manager)?;
     let noted = memory::Index::read(root);
-    let installed = contents::installed(&fd_path(root), |path| paths.contains(path))?;
+    let installed = manager.packaged(root, |path| paths.contains(path))?;
     for (path, sums) in installed {
         let made_from = match (waiting.contains(&path), &sums[..]) {
             (false, [only]) => Some(only.clone()),
@@ -120,13 +127,19 @@ pub(crate) fn lineage(root: &Root, paths: &BTreeSet<String>) -> Result<Lineage> 
     Ok(lineage)
 }
 
+/// What belongs together: the file in use, what it is that waits for it, and which one, where
+/// that is no series of versions.
+type Key = (PathBuf, Kind, Option<PathBuf>);
+
 /// What waits in a system, with what `lineage` knows.
-pub(crate) fn survey(root: &Root, lineage: &Lineage) -> Result<Vec<Item>> {
-    let mut items: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
-    for waits in pending(root)? {
-        items.entry(waits.target).or_default().push(waits.file);
+pub(crate) fn survey(root: &Root, manager: &Manager, lineage: &Lineage) -> Result<Vec<Item>> {
+    let mut items: BTreeMap<Key, Vec<PathBuf>> = BTreeMap::new();
+    for Pending { target, file, kind } in pending(root, manager)? {
+        // Those with numbers are one series; each of the others is on its own.
+        let alone = (!is_numbered(&file)).then(|| file.clone());
+        items.entry((target, kind, alone)).or_default().push(file);
     }
-    let survey = |(target, mut files): (PathBuf, Vec<PathBuf>)| -> Result<Item> {
+    let survey = |((target, kind, _), mut files): (Key, Vec<PathBuf>)| -> Result<Item> {
         files.sort();
         let path = text(&target);
         let newest = files.last().context("something waits")?;
@@ -137,6 +150,7 @@ pub(crate) fn survey(root: &Root, lineage: &Lineage) -> Result<Vec<Item>> {
             base: base.and_then(|sum| lineage.versions.get(sum)).cloned(),
             pristine: lineage.pristine.get(&path).cloned().unwrap_or_default(),
             decision: Decision::Take,
+            kind,
             target,
             files,
         };
@@ -146,18 +160,26 @@ pub(crate) fn survey(root: &Root, lineage: &Lineage) -> Result<Vec<Item>> {
     items.into_iter().map(survey).collect()
 }
 
-/// The paths of what waits in a system.
-pub(crate) fn waiting(root: &Root) -> Result<BTreeSet<String>> {
-    Ok(pending(root)?.iter().map(|p| text(&p.target)).collect())
+/// The paths of the files of which a new version waits in a system.
+pub(crate) fn waiting(root: &Root, manager: &Manager) -> Result<BTreeSet<String>> {
+    let pending = pending(root, manager)?;
+    let new = pending.iter().filter(|p| p.kind != Kind::Old);
+    Ok(new.map(|p| text(&p.target)).collect())
 }
 
-fn pending(root: &Root) -> Result<Vec<Pending>> {
-    state::pending_config(&fd_path(root), &protected(root)?)
+fn pending(root: &Root, manager: &Manager) -> Result<Vec<Pending>> {
+    pending_config(&fd_path(root), &protected(root)?, &manager.beside())
+}
+
+/// Whether it is Portage's `._cfg0000_NAME`.
+fn is_numbered(file: &Path) -> bool {
+    let name = file.file_name().map(OsStr::as_encoded_bytes);
+    name.is_some_and(|name| name.starts_with(b"._cfg"))
 }
 
 fn protected(root: &Root) -> Result<Vec<PathBuf>> {
     let profile_env = state::read(&fd_path(root), "etc/profile.env")?;
-    Ok(state::config_protect(&profile_env.unwrap_or_default()))
+    Ok(config_protect(&profile_env.unwrap_or_default()))
 }
 
 fn text(path: &Path) -> String {
@@ -198,7 +220,9 @@ impl Desk {
             true => session.root.try_clone()?.into(),
             false => session.whole(env)?,
         };
-        let items = survey(&root, &lineage(&root, &waiting(&root)?)?)?;
+        let manager = session.manager_of(&root)?.unwrap_or_default();
+        let lineage = lineage(&root, &manager, &waiting(&root, &manager)?)?;
+        let items = survey(&root, &manager, &lineage)?;
         Ok(Self {
             root,
             items,
@@ -219,25 +243,29 @@ impl Desk {
         })
     }
 
-    /// The one that is meant by the path of the file in use, or of one that waits.
+    /// The one that is meant by the path of one that waits, or of the file in use; of several,
+    /// a new version.
     ///
     /// # Errors
     /// [`Refusal::NotPending`].
     pub fn find(&self, env: &Environment, path: &Path) -> Result<&Item, Refusal> {
-        let meant = |item: &&Item| item.target == path || item.files.iter().any(|f| f == path);
+        let waits = |item: &&Item| item.files.iter().any(|f| f == path);
+        let found = self.items.iter().find(waits);
+        // They are sorted by what they are.
+        let found = found.or_else(|| self.items.iter().find(|item| item.target == path));
         let not = || Refusal::NotPending {
             name: env.name().clone(),
             path: path.to_owned(),
         };
-        self.items.iter().find(meant).ok_or_else(not)
+        found.ok_or_else(not)
     }
 
-    /// Leave the file as it is; what waits goes.
+    /// Leave the file as it is; what waits goes. What is no packaged version is kept.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn keep(&self, item: &Item) -> Result<()> {
-        change::done_with(&self.root, item)
+    pub fn keep(&self, item: &Item, stamp: &Stamp) -> Result<Kept> {
+        change::keep(&self.root, item, stamp)
     }
 
     /// Put what waits in the place of the file; what was there is kept.

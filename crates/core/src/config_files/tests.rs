@@ -54,11 +54,16 @@ impl System {
     }
 
     fn lineage(&self) -> Lineage {
-        lineage(&self.root(), &BTreeSet::from(["/etc/foo.conf".to_owned()])).unwrap()
+        lineage(
+            &self.root(),
+            &Manager::Portage,
+            &BTreeSet::from(["/etc/foo.conf".to_owned()]),
+        )
+        .unwrap()
     }
 
     fn only(&self, lineage: &Lineage) -> Item {
-        let mut items = survey(&self.root(), lineage).unwrap();
+        let mut items = survey(&self.root(), &Manager::Portage, lineage).unwrap();
         assert_eq!(items.len(), 1, "{items:?}");
         items.remove(0)
     }
@@ -73,7 +78,7 @@ fn changed() -> System {
     let system = System::new();
     system.install(V1);
     system.put("etc/foo.conf", V1);
-    learn(&system.root(), &Lineage::default()).unwrap();
+    learn(&system.root(), &Manager::Portage, &Lineage::default()).unwrap();
     system.put("etc/foo.conf", MINE);
     system
 }
@@ -121,7 +126,7 @@ fn a_kept_version_that_is_damaged_is_not_used() {
 fn versions_that_wait_are_not_what_a_file_was_made_from() {
     let first = changed();
     let second = upgraded(&first);
-    learn(&second.root(), &first.lineage()).unwrap();
+    learn(&second.root(), &Manager::Portage, &first.lineage()).unwrap();
     let third = second.copy();
     third.install(V3);
     third.put("etc/._cfg0001_foo.conf", V3);
@@ -204,7 +209,7 @@ fn what_waits_can_take_the_place_of_a_link() {
     assert_eq!(fs::read_link(system.0.path().join(kept)).unwrap(), outside);
     assert_eq!(system.get("etc/foo.conf").as_deref(), Some(V2));
     assert!(
-        survey(&system.root(), &Lineage::default())
+        survey(&system.root(), &Manager::Portage, &Lineage::default())
             .unwrap()
             .is_empty()
     );
@@ -262,15 +267,15 @@ fn what_no_package_has_any_more_is_let_go_of() {
     };
     assert_eq!(kept(&base), 1);
     let system = upgraded(&base);
-    learn(&system.root(), &base.lineage()).unwrap();
+    learn(&system.root(), &Manager::Portage, &base.lineage()).unwrap();
     assert_eq!(kept(&system), 2);
     let item = system.only(&base.lineage());
     done_with(&system.root(), &item).unwrap();
-    learn(&system.root(), &Lineage::default()).unwrap();
+    learn(&system.root(), &Manager::Portage, &Lineage::default()).unwrap();
     assert_eq!(kept(&system), 1);
     fs::remove_dir_all(system.0.path().join("var/db/pkg/app-misc")).unwrap();
     system.put(&format!("{HOME}/packaged/mine"), "");
-    learn(&system.root(), &Lineage::default()).unwrap();
+    learn(&system.root(), &Manager::Portage, &Lineage::default()).unwrap();
     assert_eq!(kept(&system), 1);
     assert!(system.get(&format!("{HOME}/packaged/mine")).is_some());
 }
@@ -303,4 +308,93 @@ fn files_of_be_are_a_persons() {
         assert!(is_sensitive(path), "{path}");
     }
     assert!(!is_sensitive("/etc/foo.conf"));
+}
+
+/// Debian's, in which a file that a person has changed has a new version beside it.
+fn debian() -> (Manager, System) {
+    let text = include_str!("../manager/apt.toml");
+    let profile = crate::manager::Profile::parse("apt", text).unwrap();
+    let system = System::new();
+    system.put("etc/foo.conf", V1);
+    system.dpkg(V1);
+    let manager = Manager::Profile(profile.into());
+    learn(&system.root(), &manager, &Lineage::default()).unwrap();
+    system.put("etc/foo.conf", MINE);
+    (manager, system)
+}
+
+impl System {
+    /// dpkg has installed this version of /etc/foo.conf.
+    fn dpkg(&self, version: &str) {
+        let sum = checksum(version.as_bytes());
+        let status = format!("Package: foo\nConffiles:\n /etc/foo.conf {sum}\n");
+        self.put("var/lib/dpkg/status", status);
+    }
+}
+
+#[test]
+fn what_dpkg_leaves_is_merged_where_its_version_was_kept() {
+    let (manager, base) = debian();
+    let system = base.copy();
+    system.dpkg(V2);
+    system.put("etc/foo.conf.dpkg-dist", V2);
+    // Nothing of dpkg's, and a package that it has not come to yet.
+    system.put("etc/bar.rpmnew", "");
+    system.put("etc/next.conf", V1);
+    system.put("etc/next.conf.dpkg-new", V1);
+
+    let paths = waiting(&system.root(), &manager).unwrap();
+    let lineage = lineage(&base.root(), &manager, &paths).unwrap();
+    let items = survey(&system.root(), &manager, &lineage).unwrap();
+    let [item, next] = &items[..] else {
+        panic!("{items:?}");
+    };
+    assert_eq!(item.decision, Decision::Merge(MERGED.into()));
+    assert_eq!(next.decision, Decision::Leave(Why::Unfinished));
+    put(&system.root(), item, MERGED.as_bytes(), &stamp()).unwrap();
+    done_with(&system.root(), item).unwrap();
+    assert_eq!(system.get("etc/foo.conf").as_deref(), Some(MERGED));
+    assert_eq!(system.get("etc/foo.conf.dpkg-dist"), None);
+    // The next time, it is known that it was made from this one.
+    let kept = format!("{HOME}/packaged/{}", checksum(V2.as_bytes()));
+    assert_eq!(system.get(&kept).as_deref(), Some(V2));
+}
+
+#[test]
+fn what_was_moved_away_is_lost_in_no_case() {
+    let (manager, system) = debian();
+    system.put("etc/foo.conf.dpkg-old", MINE);
+    system.put("etc/foo.conf", V2);
+    assert!(waiting(&system.root(), &manager).unwrap().is_empty());
+    let only = |system: &System| {
+        let mut items = survey(&system.root(), &manager, &Lineage::default()).unwrap();
+        assert_eq!(items.len(), 1, "{items:?}");
+        items.remove(0)
+    };
+    let item = only(&system);
+    assert_eq!(item.kind, Kind::Old);
+    assert_eq!(item.decision, Decision::Leave(Why::Old));
+
+    let other = system.copy();
+    let kept = change::keep(&other.root(), &item, &stamp()).unwrap();
+    let place = "var/lib/be/config/before/2026-11-20_010203/etc/foo.conf";
+    let old = format!("{place}.dpkg-old");
+    assert_eq!(kept, Some(Path::new("/").join(&old)));
+    assert_eq!(other.get(&old).as_deref(), Some(MINE));
+    assert_eq!(other.get("etc/foo.conf").as_deref(), Some(V2));
+    assert_eq!(other.get("etc/foo.conf.dpkg-old"), None);
+
+    let kept = change::take(&system.root(), &item, &stamp()).unwrap();
+    assert_eq!(kept, Some(Path::new("/").join(place)));
+    assert_eq!(system.get(place).as_deref(), Some(V2));
+    assert_eq!(system.get("etc/foo.conf").as_deref(), Some(MINE));
+    assert_eq!(system.get("etc/foo.conf.dpkg-old"), None);
+    let kept = format!("{HOME}/packaged/{}", checksum(MINE.as_bytes()));
+    assert_eq!(system.get(&kept), None);
+
+    // Nothing is in use any more.
+    system.put("etc/gone.dpkg-old", MINE);
+    let item = only(&system);
+    assert_eq!(change::take(&system.root(), &item, &stamp()).unwrap(), None);
+    assert_eq!(system.get("etc/gone").as_deref(), Some(MINE));
 }

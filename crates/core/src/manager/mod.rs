@@ -1,6 +1,7 @@
 //! Package managers: Portage, which is built in, and others, which are data.
 
 mod list;
+mod packaged;
 mod pattern;
 mod profile;
 mod source;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
+use be_portage::config_files::waiting::Beside;
 use be_portage::diff::Order;
 use be_portage::version::version_cmp;
 use serde::Serialize;
@@ -64,6 +66,19 @@ impl Manager {
             Self::Portage => version_cmp,
             Self::Profile(profile) => profile.versions.function(),
         }
+    }
+
+    /// What it leaves beside configuration files, other than Portage.
+    pub fn beside(&self) -> Beside {
+        match self {
+            Self::Portage => Beside::default(),
+            Self::Profile(profile) => profile.config_files.clone(),
+        }
+    }
+
+    /// Whether new versions of configuration files can be found, and merged, after it.
+    pub fn looks_after_files(&self) -> bool {
+        *self == Self::Portage || self.beside() != Beside::default()
     }
 
     /// What is said of a package that is installed in part.
@@ -156,6 +171,14 @@ impl Session {
             }
         };
         Ok(at.map(|at| Manager::Profile(Arc::new(profiles.swap_remove(at)))))
+    }
+
+    /// What the package manager of a system leaves beside configuration files.
+    ///
+    /// # Errors
+    /// As [`Session::manager_of`].
+    pub(crate) fn beside(&self, tree: &Root) -> Result<Beside> {
+        Ok(self.manager_of(tree)?.unwrap_or_default().beside())
     }
 
     /// As [`Session::manager_of`], where something is to be upgraded with it.

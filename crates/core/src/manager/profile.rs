@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use be_btrfs::Root;
+use be_portage::config_files::waiting::Beside;
 use serde::Deserialize;
 
 use super::pattern::Pattern;
@@ -42,6 +43,9 @@ pub struct Profile {
     /// Make whole what an earlier upgrade left in part; before one that failed goes on.
     #[serde(default)]
     pub mend: Option<Step>,
+    /// What it leaves beside configuration files.
+    #[serde(default)]
+    pub config_files: Beside,
     /// Variables for all of its commands.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -162,6 +166,7 @@ mod tests {
                 "one word",
             ),
             ("format = \"dpkg\"", "format = \"x\"", "pacman"),
+            ("\".dpkg-new\"", "\"dpkg-new\"", "ending"),
         ] {
             assert!(apt.contains(from), "{from}");
             let error = Profile::parse("apt", &apt.replace(from, to)).unwrap_err();

@@ -83,7 +83,7 @@ impl Source {
 }
 
 /// A path of a profile, as one in a root.
-fn inside(path: &Path) -> &Path {
+pub(super) fn inside(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 

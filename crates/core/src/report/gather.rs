@@ -50,7 +50,7 @@ pub(crate) fn gather(session: &Session, record: &Record, messages: u64) -> Findi
 
 fn debt(session: &Session, record: &Record) -> Result<state::Debt> {
     let root = session.whole_of(record)?;
-    state::debt(&fd_path(&root))
+    state::debt(&fd_path(&root), &session.beside(&root)?)
 }
 
 /// The versions of the kernels in an environment's /boot, the newest first.

@@ -57,7 +57,7 @@ impl Work<'_> {
         {
             return Ok(false);
         }
-        let debt = state::debt(&fd_path(&root))?;
+        let debt = state::debt(&fd_path(&root), &self.manager.beside())?;
         Ok(chore.is_due(&Situation {
             before,
             after: &self.installed()?,

@@ -21,21 +21,23 @@ impl Work<'_> {
     pub(super) fn configuration(&mut self) -> Result<()> {
         let root = self.root()?;
         let base = self.session.whole_base(&self.record)?;
-        let waiting = config_files::waiting(&root).context("cannot look for new versions")?;
+        let manager = self.manager.clone();
+        let waiting = config_files::waiting(&root, &manager);
+        let waiting = waiting.context("cannot look for new versions")?;
         // What is not known is left for a person: no reason to give an upgrade up.
-        let lineage = config_files::lineage(&base, &waiting).unwrap_or_else(|e| {
+        let lineage = config_files::lineage(&base, &manager, &waiting).unwrap_or_else(|e| {
             let what = "what configuration files were made from is not known";
             self.watch.note(&format!("{what}: {e:#}"));
             Lineage::default()
         });
         self.files().left.clear();
-        for item in config_files::survey(&root, &lineage)? {
+        for item in config_files::survey(&root, &manager, &lineage)? {
             if self.interrupted.came() {
                 bail!("it was interrupted");
             }
             self.configure(&item)?;
         }
-        if let Err(e) = config_files::learn(&root, &lineage) {
+        if let Err(e) = config_files::learn(&root, &manager, &lineage) {
             let what = "not all versions of configuration files are kept for the next upgrade";
             self.watch.note(&format!("{what}: {e:#}"));
         }

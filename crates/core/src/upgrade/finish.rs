@@ -46,7 +46,7 @@ impl Work<'_> {
     pub(super) fn finish(&mut self, request: &Request) -> Result<Outcome> {
         let root = self.root()?;
         let packages = self.session.packages_changed(&self.record)?;
-        let debt = state::debt(&fd_path(&root))?;
+        let debt = state::debt(&fd_path(&root), &self.manager.beside())?;
 
         let off = self.upgrade().no_gates.clone();
         let switched = &Gate::SWITCHED;

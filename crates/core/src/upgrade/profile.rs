@@ -43,6 +43,10 @@ impl Work<'_> {
         if !planned.is_empty() {
             self.upgrade_by(profile, continued)?;
         }
+        if self.manager.looks_after_files() {
+            self.enter(Phase::Configuration)?;
+            self.configuration()?;
+        }
         Ok(None)
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use be_portage::config_files::waiting::Kind;
 use be_portage::diff::PackageDiff;
 use be_portage::state::Debt;
 use chrono::{DateTime, FixedOffset, Local};
@@ -113,8 +114,11 @@ impl Report {
 pub fn owed(debt: &Debt, name: &EnvName) -> Vec<String> {
     let mut lines = Vec::new();
     for pending in &debt.config {
-        let path = pending.target.display();
-        lines.push(format!("merge the new {path} (be config {name})"));
+        let (path, file) = (pending.target.display(), pending.file.display());
+        lines.push(match pending.kind {
+            Kind::New | Kind::Unfinished => format!("merge the new {path} (be config {name})"),
+            Kind::Old => format!("{path} was another: {file} (be config {name})"),
+        });
     }
     if debt.news > 0 {
         lines.push(format!(

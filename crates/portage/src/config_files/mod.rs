@@ -1,6 +1,6 @@
 //! What becomes of a configuration file of which a new version waits (`._cfg0000_NAME`): the
 //! decision, as data. Nothing is read or written here but by [`contents`], which reads what
-//! packages have installed.
+//! packages have installed, and by [`waiting`], which finds what waits.
 //!
 //! Three versions tell it: the packaged one that the file in use was made from, the file in
 //! use, and the packaged one that waits. Portage keeps only checksums of the first.
@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod contents;
 pub mod merge;
 pub mod sensitive;
+pub mod waiting;
 
 use std::fmt::Write;
 
@@ -54,6 +55,10 @@ pub enum Decision {
 pub enum Why {
     /// The machine depends on it.
     Sensitive,
+    /// What waits is what was in use before.
+    Old,
+    /// The package manager has not come to it yet.
+    Unfinished,
     /// One of the two is a link, a directory, not there, or too large.
     NoFile,
     /// It is no text.
@@ -70,6 +75,8 @@ impl Why {
     pub fn sentence(self) -> &'static str {
         match self {
             Why::Sensitive => "nobody but you decides about this file",
+            Why::Old => "the package manager has moved away what was in use",
+            Why::Unfinished => "the package is not installed to its end",
             Why::NoFile => "one of the two is no regular file, or too large",
             Why::Binary => "it is no text",
             Why::Conflict => "you and the package have changed the same lines",

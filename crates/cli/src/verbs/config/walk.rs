@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use be_core::config_files::{Desk, Item, Stamp};
 use be_core::model::Environment;
 use be_core::portage::config_files::merge::{self, Merged, is_binary, three_way, two_way, unified};
+use be_core::portage::config_files::waiting::Kind;
 use be_core::portage::config_files::{Decision, accounts};
 
 use super::list::sentence;
@@ -32,13 +33,12 @@ pub fn run(desk: &Desk, env: &Environment, stamp: &Stamp, ctx: &mut Context) -> 
     let mut done = Done::default();
     let of = desk.items.len();
     for (at, item) in desk.items.iter().enumerate() {
-        let (path, why) = (shown(&item.path()), sentence(&item.decision));
+        let (path, why) = (shown(&item.path()), sentence(item));
         ctx.reporter
             .show(&format!("\n{path} in {name} ({} of {of}): {why}\n", at + 1));
         match ask(item, ctx.reporter)? {
             Answer::Keep => {
-                desk.keep(item)?;
-                done.kept.push(item.path());
+                done.keep(item, &desk.keep(item, stamp)?);
             }
             Answer::Take => {
                 done.note(item, &desk.take(item, stamp)?);
@@ -63,6 +63,8 @@ pub fn run(desk: &Desk, env: &Environment, stamp: &Stamp, ctx: &mut Context) -> 
 
 /// What can be done about one file.
 struct Ways {
+    /// What waits was in use before.
+    old: bool,
     /// Both are text.
     text: bool,
     take: bool,
@@ -84,6 +86,7 @@ impl Ways {
             (!new.is_empty()).then(|| accounts::added(ours, &new))
         });
         Self {
+            old: item.kind == Kind::Old,
             text: text(&item.ours) && text(&item.theirs),
             take: !list,
             added,
@@ -91,15 +94,23 @@ impl Ways {
     }
 
     fn question(&self) -> String {
-        let mut ways = vec!["[k]eep yours"];
+        let (keep, take, edit) = match self.old {
+            false => ("[k]eep yours", "[t]ake the new one", "[e]dit yours"),
+            true => (
+                "[k]eep what is in use",
+                "[t]ake the old one back",
+                "[e]dit what is in use",
+            ),
+        };
+        let mut ways = vec![keep];
         if self.take {
-            ways.push("[t]ake the new one");
+            ways.push(take);
         }
         if self.added.is_some() {
             ways.push("[a]dd what is new");
         }
         if self.text {
-            ways.extend(["[m]erge", "[e]dit yours", "[d]iff"]);
+            ways.extend(["[m]erge", edit, "[d]iff"]);
         }
         ways.extend(["[s]kip", "[q]uit"]);
         format!("{}? ", ways.join(", "))
