@@ -69,6 +69,14 @@ fn every_key_of_a_package_manager_is_in_its_manual() {
             apt.replace("[preview]", "[preview]\nnonsense = 1"),
             "nonsense",
         ),
+        (
+            apt.replace("[progress]", "[progress]\nnonsense = 1"),
+            "nonsense",
+        ),
+        (
+            apt.replace("[config_files]", "[config_files]\nnonsense = 1"),
+            "nonsense",
+        ),
     ] {
         let error =
             be_core::manager::Profile::parse("apt", &text).expect_err("an unknown key is an error");

@@ -10,6 +10,8 @@ use xtask::image::Tree;
 use xtask::lab::managers::Managed;
 use xtask::run::{cmd, run};
 
+use super::watched;
+
 pub(super) const REPOSITORY: &str = "/srv/debs";
 const STATUS: &str = "var/lib/dpkg/status";
 
@@ -144,9 +146,17 @@ fn apt_upgrades_a_clone() -> Result<()> {
     assert_eq!(planned[0]["old"][0], "1");
     assert_eq!(planned[1]["new"], "1");
 
-    let done = system.be.run(&["upgrade", "new"]).done().stdout;
+    let (done, told) = watched(&system)?;
+    let expected = [
+        "unpack more 0 2",
+        "unpack hello 0 2",
+        "configure more 0 2",
+        "configure hello 1 2",
+    ];
+    assert_eq!(told, expected);
+    let done = done.says(&["[1/2] more\n", "[2/2] hello\n"]);
     for line in ["2 changes in new", "hello 1 -> 2", "more 1 (new)"] {
-        assert!(done.contains(line), "{line}: {done}");
+        assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
     }
     assert_eq!(running.diff(&system.running()?), NOTHING);
     assert_eq!(system.host_changes(&host)?, NOTHING);
@@ -273,6 +283,12 @@ fn what_was_killed_goes_on_and_leaves_no_trace() -> Result<()> {
     let mut upgrade = system.be.start(&["upgrade", "new"])?;
     let begun = system.env("new", "srv/once");
     upgrade.until("the postinst", || begun.exists().then_some(()))?;
+    upgrade.until("the package in be status", || {
+        let status = system.be.run(&["status"]).stdout;
+        status
+            .contains("1 of 1, hello configure 0:00:")
+            .then_some(())
+    })?;
     upgrade.signal(Signal::SIGKILL)?;
     assert_eq!(upgrade.end()?.code, 137);
     assert_eq!(system.host_changes(&host)?, NOTHING);

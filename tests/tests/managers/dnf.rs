@@ -8,6 +8,8 @@ use nix::sys::signal::Signal;
 use xtask::image::Tree;
 use xtask::lab::managers::Managed;
 
+use super::watched;
+
 const REPOSITORY: &str = "/srv/rpms";
 
 /// Builds a package into the system's repository, with these tags and scriptlets in its spec.
@@ -78,9 +80,15 @@ fn dnf_upgrades_a_clone() -> Result<()> {
     let told = system.be.run(&["upgrade", "--pretend"]).done().stdout;
     assert_eq!(told, "hello 1-1 -> 2-1\n");
 
-    let done = system.be.run(&["upgrade", "new"]).done().stdout;
+    let (done, told) = watched(&system)?;
+    let expected = [
+        "install more-1-1.noarch 0 3",
+        "upgrade hello-2-1.noarch 1 3",
+        "remove hello-1-1.noarch 2 3",
+    ];
+    assert_eq!(told, expected);
     for line in ["2 changes in new", "hello 1-1 -> 2-1", "more 1-1 (new)"] {
-        assert!(done.contains(line), "{line}: {done}");
+        assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
     }
     assert_eq!(running.diff(&system.running()?), NOTHING);
     assert_eq!(system.host_changes(&host)?, NOTHING);

@@ -10,6 +10,8 @@ use xtask::image::Tree;
 use xtask::lab::managers::Managed;
 use xtask::run::{cmd, run};
 
+use super::watched;
+
 const REPOSITORY: &str = "/srv/packages";
 
 /// Builds a package into the system's repository, with its version in a file and in a
@@ -75,9 +77,10 @@ fn pacman_upgrades_a_clone() -> Result<()> {
     let told = system.be.run(&["upgrade", "--pretend"]).done().stdout;
     assert_eq!(told, "hello 1-1 -> 2-1\nmore 1-1 (new)\n");
 
-    let done = system.be.run(&["upgrade", "new"]).done().stdout;
+    let (done, told) = watched(&system)?;
+    assert_eq!(told, ["install more 0 2", "upgrade hello 1 2"]);
     for line in ["2 changes in new", "hello 1-1 -> 2-1", "more 1-1 (new)"] {
-        assert!(done.contains(line), "{line}: {done}");
+        assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
     }
     assert_eq!(running.diff(&system.running()?), NOTHING);
     assert_eq!(system.host_changes(&host)?, NOTHING);

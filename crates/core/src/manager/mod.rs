@@ -4,6 +4,7 @@ mod list;
 mod packaged;
 mod pattern;
 mod profile;
+mod progress;
 mod source;
 mod versions;
 
@@ -18,6 +19,7 @@ use be_portage::version::version_cmp;
 use serde::Serialize;
 
 pub use profile::{Packages, Profile, Step};
+pub(crate) use progress::{At, Count};
 pub use source::{Places, Source};
 
 use crate::chroot::Cover;

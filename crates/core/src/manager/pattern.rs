@@ -1,4 +1,5 @@
-//! How a line of a preview reads: a text with `{package}`, `{old}`, `{new}` and `{rest}` in it.
+//! How a line reads that names a package: a text with `{package}`, `{old}`, `{new}`, `{number}`,
+//! `{total}` and `{rest}` in it.
 
 use serde::Deserialize;
 
@@ -18,6 +19,8 @@ enum Field {
     Package,
     Old,
     New,
+    Number,
+    Total,
     /// Anything, also nothing.
     Rest,
 }
@@ -31,6 +34,10 @@ pub struct Found {
     pub old: Option<String>,
     /// The version that comes, if the line names it.
     pub new: Option<String>,
+    /// Which package it is, counted from 1, if the line says so.
+    pub number: Option<u32>,
+    /// How many there are, if the line says so.
+    pub total: Option<u32>,
 }
 
 impl TryFrom<String> for Pattern {
@@ -48,8 +55,13 @@ impl TryFrom<String> for Pattern {
                 "package" => Field::Package,
                 "old" => Field::Old,
                 "new" => Field::New,
+                "number" => Field::Number,
+                "total" => Field::Total,
                 "rest" => Field::Rest,
-                other => return Err(format!("{{{other}}} is none of package, old, new, rest")),
+                other => {
+                    let known = "package, old, new, number, total, rest";
+                    return Err(format!("{{{other}}} is none of {known}"));
+                }
             };
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
@@ -103,6 +115,9 @@ impl Pattern {
                 Field::Package => found.package = word()?,
                 Field::Old => found.old = Some(word()?),
                 Field::New => found.new = Some(word()?),
+                // Where numbers stand below each other, a space is before the short ones.
+                Field::Number => found.number = Some(value.trim().parse().ok()?),
+                Field::Total => found.total = Some(value.trim().parse().ok()?),
                 Field::Rest => {}
             }
         }
@@ -123,6 +138,7 @@ mod tests {
             package: package.to_owned(),
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
+            ..Found::default()
         })
     }
 
@@ -145,6 +161,10 @@ mod tests {
         assert_eq!(table.find(" a   2  "), found("a", None, Some("2")));
         assert_eq!(table.find("a 2 b"), None);
         assert_eq!(table.find("a"), None);
+        let counted = pattern("({number}/{total}) {package}");
+        let at = counted.find("( 3/12) a").unwrap();
+        assert_eq!((at.number, at.total), (Some(3), Some(12)));
+        assert_eq!(counted.find("(x/12) a"), None);
     }
 
     #[test]

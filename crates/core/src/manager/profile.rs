@@ -8,6 +8,7 @@ use be_portage::config_files::waiting::Beside;
 use serde::Deserialize;
 
 use super::pattern::Pattern;
+use super::progress::Progress;
 use super::versions::Order;
 
 /// A package manager.
@@ -43,6 +44,9 @@ pub struct Profile {
     /// Make whole what an earlier upgrade left in part; before one that failed goes on.
     #[serde(default)]
     pub mend: Option<Step>,
+    /// How it tells what it works on while it upgrades.
+    #[serde(default)]
+    pub progress: Progress,
     /// What it leaves beside configuration files.
     #[serde(default)]
     pub config_files: Beside,
@@ -167,6 +171,7 @@ mod tests {
             ),
             ("format = \"dpkg\"", "format = \"x\"", "pacman"),
             ("\".dpkg-new\"", "\"dpkg-new\"", "ending"),
+            ("[\"configure\", ", "[\"setup\", ", "none of the steps"),
         ] {
             assert!(apt.contains(from), "{from}");
             let error = Profile::parse("apt", &apt.replace(from, to)).unwrap_err();

@@ -8,6 +8,7 @@ mod chores;
 mod configuration;
 mod failed;
 mod finish;
+mod follow;
 pub(crate) mod inputs;
 mod journal;
 mod pace;

@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use be_portage::emerge::Emerge;
 use be_portage::vdb::Installed;
 
+use super::follow::Lines;
 use super::sync::SyncFailed;
 use super::{Kind, Request, Work};
-use crate::manager::{Planned, Profile, Step};
+use crate::manager::{Count, Planned, Profile, Step};
 use crate::record::Phase;
 use crate::report::{Event, ProgramKind};
 
@@ -41,7 +42,7 @@ impl Work<'_> {
             self.is_known(request)?;
         }
         if !planned.is_empty() {
-            self.upgrade_by(profile, continued)?;
+            self.upgrade_by(profile, continued, planned.len())?;
         }
         if self.manager.looks_after_files() {
             self.enter(Phase::Configuration)?;
@@ -118,7 +119,7 @@ impl Work<'_> {
         Ok(planned)
     }
 
-    fn upgrade_by(&mut self, profile: &Profile, continued: bool) -> Result<()> {
+    fn upgrade_by(&mut self, profile: &Profile, continued: bool, planned: usize) -> Result<()> {
         self.enter(Phase::Fetch)?;
         if let Some(step) = &profile.fetch {
             let command = self.command(profile, step, true);
@@ -130,7 +131,12 @@ impl Work<'_> {
         let step = &profile.upgrade;
         self.upgrade().in_part = true;
         self.write_record()?;
-        let code = self.step(profile, step, true)?;
+        let command = self.command(profile, step, true);
+        let mut lines = Lines::new(self, Count::new(&profile.progress, planned))?;
+        let code = self.emerge(&command, |work| lines.tick(work));
+        // What it printed last.
+        lines.tick(self);
+        let code = code?;
         self.session.store.top.sync()?;
         self.upgrade().in_part = false;
         self.write_record()?;

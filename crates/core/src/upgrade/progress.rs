@@ -17,7 +17,7 @@ use super::portage::EMERGE_LOG;
 use crate::whole::Whole;
 
 /// How often emerge is asked, and others are told.
-const ASK: Duration = Duration::from_secs(1);
+pub(super) const ASK: Duration = Duration::from_secs(1);
 
 /// How many packages at work are named; a build farm may have hundreds.
 const MOST_JOBS: usize = 16;
@@ -40,7 +40,7 @@ pub struct Merging {
 /// A package that is worked on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// `category/name-version`.
+    /// `category/name-version`, or as another package manager names it.
     pub package: String,
     /// Its number, from 1.
     pub number: u32,
@@ -122,9 +122,7 @@ impl Follow {
     }
 
     fn merging(&self, plan: &[String]) -> Merging {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
+        let now = now();
         let left = self.history.remaining(&self.progress, plan, now);
         let job = |job: &be_portage::log::Job| Job {
             package: job.package.clone(),
@@ -164,6 +162,12 @@ impl Follow {
     pub(super) fn note(&mut self, work: &Work<'_>) {
         work.journal_builds(&self.builds, &mut self.reported);
     }
+}
+
+/// The time, in seconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
 }
 
 /// What the emerge below this supervisor tells of its jobs.
