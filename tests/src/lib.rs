@@ -4,6 +4,7 @@
 pub mod be;
 pub mod bench;
 pub mod came;
+pub mod cuts;
 pub mod disk;
 pub mod grub;
 pub mod played;

@@ -1,11 +1,18 @@
 //! An environment that boots next gets what changed on the running system: when it is activated,
 //! and at the last moment.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use be_tests::Seeded;
+use be_tests::cuts::{Disks, Machine};
 use be_tests::system::{NOTHING, System};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use xtask::fingerprint::Fingerprint;
 use xtask::image::Tree;
 
 /// The result of an upgrade, as if the service that runs at shutdown were there.
@@ -133,4 +140,136 @@ fn a_shutdown_that_cannot_carry_switches_to_nothing() -> Result<()> {
     assert_eq!(system.record("new")?["at_shutdown"], Value::Null);
     assert_eq!(system.sound_menu()?, "default");
     Ok(())
+}
+
+/// A disk on which much waits for the shutdown.
+fn much_waits() -> Result<Disks> {
+    let system = System::adopted_small()?;
+    let path = |n: u32| system.path(&format!("/var/lib/many/{}/{n}", n % 7));
+    for n in 0..7 {
+        fs::create_dir_all(system.path(&format!("/var/lib/many/{n}")))?;
+    }
+    for n in 0..600 {
+        fs::write(path(n), "x".repeat(n as usize * 10))?;
+    }
+    system.be.run(&["create", "new"]).done();
+    let upgrade = json!({ "phase": "done", "started": "2026-11-20T12:00:00+00:00" });
+    set(&system, "upgrade", upgrade)?;
+    wait_for_shutdown(&system, Some("default"))?;
+    for n in 0..900 {
+        match n % 3 {
+            0 => fs::write(path(n), "changed")?,
+            1 if n < 600 => fs::remove_file(path(n))?,
+            _ => fs::write(path(1000 + n), n.to_string())?,
+        }
+    }
+    system.write(
+        "/etc/passwd",
+        "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\n",
+    )?;
+    Disks::new(system)
+}
+
+/// What the new environment is, without the times that its directories got.
+fn result(machine: &Machine) -> Result<Fingerprint> {
+    Ok(Fingerprint::of(&machine.new_env(""), &[])?.without_times())
+}
+
+/// The last moment, from whatever is left of it; gives what that was.
+fn to_the_end(machine: &Machine, undisturbed: &Fingerprint) -> Result<&'static str> {
+    for name in ["default", "new"] {
+        machine.be.run(&["check", name]).done();
+    }
+    let status = machine.be.run(&["status", "--json"]).done().json();
+    let was = match status["next_why"].as_str() {
+        Some("at-shutdown") => "the old one boots",
+        Some("default") if status["next"] == "new" => "the new one boots",
+        other => anyhow::bail!("{other:?} boots: {status}"),
+    };
+    machine.be.run(&["carry", "--at-shutdown"]).done();
+    let changes = undisturbed.diff(&result(machine)?);
+    ensure!(changes.is_empty(), "after {was}: {changes:#?}");
+    assert_eq!(machine.record()?["at_shutdown"], Value::Null);
+    let status = machine.be.run(&["status", "--json"]).done().json();
+    ensure!(
+        status["next"] == "new" && status["next_why"] == "default",
+        "{status}"
+    );
+    Ok(was)
+}
+
+/// Cut the power so many times, and end be as often by SIGKILL.
+fn cut(times: u32) -> Result<()> {
+    const LAST: [&str; 2] = ["carry", "--at-shutdown"];
+    let disks = much_waits()?;
+    disks.clone("base", "undisturbed")?;
+    let machine = disks.open("undisturbed")?;
+    let start = Instant::now();
+    machine.be.run(&LAST).done();
+    let took = start.elapsed();
+    let undisturbed = result(&machine)?;
+    drop(machine);
+
+    let mut seeded = Seeded::new(20_261_130);
+    let part = took / times;
+    let mut moments = (0..times).map(|i| {
+        let within = u64::try_from(part.as_millis()).unwrap_or(1).max(1);
+        part * i + Duration::from_millis(seeded.below(within))
+    });
+    let moments: Vec<_> = moments.by_ref().collect();
+    disks.clone("base", "cut")?;
+    let machine = disks.open("cut")?;
+    let start = Instant::now();
+    let mut last = machine.be.start(&LAST)?;
+    for (i, at) in moments.iter().enumerate() {
+        sleep(at.saturating_sub(start.elapsed()));
+        disks.clone("cut", &format!("cut{i}"))?;
+    }
+    last.end()?.done();
+    drop(machine);
+    let mut ends = BTreeMap::new();
+    for (i, at) in moments.iter().enumerate() {
+        let machine = disks.open(&format!("cut{i}"))?;
+        let was = to_the_end(&machine, &undisturbed).with_context(|| format!("cut {i}"))?;
+        *ends.entry(format!("cut off, {was}")).or_insert(0) += 1;
+        drop(machine);
+
+        let name = format!("killed{i}");
+        disks.clone("base", &name)?;
+        let machine = disks.open(&name)?;
+        let mut last = machine.be.start(&LAST)?;
+        sleep(*at);
+        if !last.has_ended()? {
+            last.signal(Signal::SIGKILL)?;
+        }
+        last.end()?;
+        let was = to_the_end(&machine, &undisturbed).with_context(|| name.clone())?;
+        *ends.entry(format!("killed, {was}")).or_insert(0) += 1;
+        drop(machine);
+        disks.remove(&name)?;
+    }
+    xtask::say(&format!("{times} times at the last moment: {ends:?}"));
+    for what in ["cut off", "killed"] {
+        ensure!(
+            ends.contains_key(&format!("{what}, the old one boots")),
+            "{ends:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn the_power_is_cut_at_the_last_moment() -> Result<()> {
+    cut(8)
+}
+
+mod thorough {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root and loop devices"]
+    fn the_power_is_cut_fifty_times_at_the_last_moment() -> Result<()> {
+        cut(50)
+    }
 }
