@@ -285,6 +285,37 @@ fn cases() -> impl Iterator<Item = (Thing, Fate, Fate)> {
         .flat_map(move |thing| pairs.clone().map(move |(h, t)| (thing, h, t)))
 }
 
+/// What the manual says of each pair.
+fn table() -> Result<Vec<(Fate, Fate, String)>> {
+    const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../man/be.8");
+    let text = fs::read_to_string(MANUAL)?;
+    let head = "Sy renamed Ta Sy properties\n";
+    let (_, rows) = text.split_once(head).context("there is no table")?;
+    let words = [
+        "unchanged",
+        "edited",
+        "removed",
+        "replaced",
+        "renamed",
+        "properties",
+    ];
+    let mut table = Vec::new();
+    for ((here, word), row) in FATES.into_iter().zip(words).zip(rows.lines()) {
+        let row = row.strip_prefix(&format!(".It Sy {word} Ta "));
+        let cells = row
+            .with_context(|| format!("no row for {word}"))?
+            .split(" Ta ");
+        table.extend(
+            FATES
+                .into_iter()
+                .zip(cells)
+                .map(|(there, cell)| (here, there, cell.to_owned())),
+        );
+    }
+    ensure!(table.len() == 36, "{table:?}");
+    Ok(table)
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn every_change_on_either_side() -> Result<()> {
@@ -323,6 +354,36 @@ fn every_change_on_either_side() -> Result<()> {
         fs::remove_dir_all(dir)?;
     }
     ensure!(wrong.is_empty(), "{}\n{shown:#}", wrong.join("\n"));
+    for (here, there, says) in table()? {
+        let name = name(Thing::File, here, there);
+        let found = described(&system.env("new", &name))?;
+        let only = |fate: Fate, side| -> Result<Vec<String>> {
+            let dir = system.dir().join(format!("{name}-{side}"));
+            let case = Case {
+                thing: Thing::File,
+                dir: &dir,
+            };
+            case.make()?;
+            case.does(fate, side)?;
+            described(&dir)
+        };
+        let (only_here, only_there) = (only(here, "here")?, only(there, "there")?);
+        let as_said = match says.trim_end_matches('!') {
+            "here" => found == only_here,
+            "there" => found == only_there,
+            "removed" => found == only_here && here == Deleted,
+            "parts" | "both" => found != only_here && found != only_there,
+            _ => false,
+        };
+        ensure!(as_said, "be(8) says {says} of {name}: {found:#?}");
+        let paths = shown["paths"].as_array().context("paths")?;
+        let below = |item: &&Value| {
+            let path = item["path"].as_str().unwrap_or_default();
+            path.starts_with(&format!("/{name}/")) && !item["conflict"].is_null()
+        };
+        let conflicts = paths.iter().filter(below).count();
+        assert_eq!(conflicts > 0, says.ends_with('!'), "{says} of {name}");
+    }
     // Nothing is left to do, and nothing is done twice.
     let again = system.be.run(&["carry", "new", "--apply"]).exits(77);
     again.says(&["nothing changed"]);
