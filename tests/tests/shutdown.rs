@@ -97,6 +97,11 @@ fn at_shutdown_the_last_changes_go_over_and_then_comes_the_switch() -> Result<()
     assert_eq!(fs::read_to_string(system.env("new", "etc/last"))?, "x");
     assert_eq!(system.sound_menu()?, "new");
     assert_eq!(system.record("new")?["at_shutdown"], Value::Null);
+    let log = system.be.run(&["log", "new"]).done().stdout;
+    ensure!(
+        log.contains("carried what changed in default since new was cloned"),
+        "{log}"
+    );
     // Nothing waits any more, and a second shutdown does nothing.
     system.write("/etc/later", "x")?;
     let again = system.be.run(&["carry", "--at-shutdown"]).done();

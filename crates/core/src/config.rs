@@ -45,6 +45,8 @@ pub struct Carry {
     pub logs: bool,
     /// What is in /var/cache goes over.
     pub caches: bool,
+    /// Packages that were installed or removed are, in the environment, too.
+    pub packages: bool,
     /// It goes over by itself when an environment is activated.
     pub automatic: bool,
     /// How long a shutdown waits for what changed last, in seconds.
@@ -58,6 +60,7 @@ impl Default for Carry {
             include: Vec::new(),
             logs: true,
             caches: false,
+            packages: true,
             automatic: true,
             shutdown_seconds: 30,
         }

@@ -2,6 +2,7 @@
 //! boots next, what is cloned late is cloned once more, and only then comes the switch. If that
 //! does not happen, for want of time or of power, what was the default boots.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::carry::{self, Route, Terms};
 use crate::execute::{Done, execute};
 use crate::host;
+use crate::log;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::plan::{self, Left, Plan, Step};
@@ -48,6 +50,9 @@ pub fn last_moment(session: &Session, inv: Inventory, terms: &Terms<'_>) -> Resu
         true => done.with_context(late),
         false => done,
     };
+    if let Err(e) = write_down(session, &name, &done, terms) {
+        tracing::warn!("what was done is not written down: {e:#}");
+    }
     if let Err(e) = &done {
         let why = format!("{e:#}").replace('\n', " ");
         let mut then = then;
@@ -63,6 +68,23 @@ pub fn last_moment(session: &Session, inv: Inventory, terms: &Terms<'_>) -> Resu
         }
     }
     done.map(Some)
+}
+
+/// Nobody sees what is said at a shutdown: be log shows it later.
+fn write_down(
+    session: &Session,
+    name: &EnvName,
+    done: &Result<Last>,
+    terms: &Terms<'_>,
+) -> Result<()> {
+    let mut text = format!("=== {} shutdown\n", terms.now.format("%Y-%m-%d %H:%M:%S"));
+    match done {
+        Ok(last) => text.extend(last.notes.iter().map(|note| format!("{note}\n"))),
+        Err(e) => text.push_str(&format!("not carried, and not switched to: {e:#}\n")),
+    }
+    let mut log = log::append(&session.store, name)?;
+    log.write_all(text.as_bytes())
+        .context("cannot write the log")
 }
 
 /// What was done at the last moment.

@@ -332,6 +332,55 @@ pub(crate) fn tool(program: &[&str], last: &[&str]) -> Emerge {
     }
 }
 
+/// Pack installed packages (`category/name-version`), with their configuration files as they
+/// are, into this directory.
+#[must_use]
+pub fn quickpkg(packages: &[String], directory: &str) -> Emerge {
+    let args = ["--include-config=y".to_owned()].into_iter();
+    let mut quickpkg = emerge(args.chain(packages.iter().map(|cpv| format!("={cpv}"))));
+    quickpkg.args[0] = "quickpkg".to_owned();
+    quickpkg
+        .env
+        .push(("PKGDIR".to_owned(), directory.to_owned()));
+    quickpkg
+}
+
+/// Install this package (`category/name-version`) as it is packed in this directory, or show
+/// what that would come to. Nothing is built, and nothing but what is packed is installed.
+#[must_use]
+pub fn packed(package: &str, directory: &str, pretend: bool) -> Emerge {
+    let args = [
+        "--ignore-default-opts",
+        "--oneshot",
+        "--usepkgonly",
+        "--getbinpkg=n",
+        "--verbose=n",
+        "--ask=n",
+        "--color=n",
+    ];
+    let mode = pretend.then_some("--pretend");
+    let args = args.into_iter().chain(mode).map(str::to_owned);
+    let mut emerge = emerge(args.chain([format!("={package}")]));
+    emerge.env.push(("PKGDIR".to_owned(), directory.to_owned()));
+    emerge
+}
+
+/// Remove this package (`category/name-version`) if nothing needs it.
+#[must_use]
+pub fn remove_unneeded(package: &str) -> Emerge {
+    let args = [
+        "--ignore-default-opts",
+        "--depclean",
+        "--ask=n",
+        "--color=n",
+    ];
+    emerge(
+        args.map(str::to_owned)
+            .into_iter()
+            .chain([format!("={package}")]),
+    )
+}
+
 /// Remove what nothing needs any more, but none of these (`category/name`).
 pub(crate) fn depclean(kept: &[String]) -> Emerge {
     let args = ["--depclean", "--ask=n", "--color=n"].map(str::to_owned);

@@ -71,6 +71,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let interrupted = Interrupted::watch()?;
     let terms = Terms {
         strict: args.strict,
+        packages: true,
         now: ctx.now,
         lock,
         interrupted: &interrupted,
@@ -103,6 +104,7 @@ fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
     ));
     let terms = Terms {
         strict: false,
+        packages: false,
         now: ctx.now,
         lock,
         interrupted: &interrupted,
@@ -143,6 +145,7 @@ pub fn before_switch(
         let interrupted = Interrupted::watch()?;
         let terms = Terms {
             strict: wanted.strict,
+            packages: true,
             now: ctx.now,
             lock,
             interrupted: &interrupted,
@@ -169,9 +172,11 @@ pub struct Wanted {
 
 /// What was carried, as the outcome of a verb.
 pub fn carried(all: bool, done: Over) -> Outcome {
+    let packages = done.packages();
     let Over {
         carry,
         applied,
+        replayed,
         before,
     } = done;
     let mut text = text(&carry, all, true);
@@ -192,8 +197,13 @@ pub fn carried(all: bool, done: Over) -> Outcome {
         "kept": paths(&applied.kept),
         "before": before,
     });
+    let replayed = replayed.unwrap_or_default();
+    let left = replayed.left.iter();
+    let left = left.map(|(package, why)| json!({ "package": package, "why": why }));
+    fields["applied"]["packages"] = replayed.done.into();
+    fields["applied"]["packages_left"] = left.collect();
     let back = format!("before it: {before}");
-    let notes = carry.notes.into_iter().chain([back]);
+    let notes = packages.into_iter().chain(carry.notes).chain([back]);
     Outcome::new(fields).text(text).notes(notes)
 }
 

@@ -111,6 +111,7 @@ fn go_back(args: &Args, ctx: &mut Context, work: Work, name: &EnvName) -> Result
     let interrupted = Interrupted::watch()?;
     let terms = Terms {
         strict: args.strict,
+        packages: false,
         now: ctx.now,
         lock,
         interrupted: &interrupted,

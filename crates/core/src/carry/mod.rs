@@ -9,6 +9,7 @@ mod apply;
 mod decide;
 mod over;
 mod pattern;
+mod replay;
 mod route;
 mod rules;
 mod survey;
@@ -17,6 +18,7 @@ mod text;
 use std::path::PathBuf;
 
 use be_btrfs::FileType;
+use be_portage::diff::PackageDiff;
 use serde::Serialize;
 
 pub use self::apply::Applied;
@@ -24,6 +26,7 @@ pub use self::decide::{Clash, From, Mix};
 pub use self::over::{BEFORE, Over, Terms, forget, goes_by_itself, is_due, keep_activated, over};
 pub(crate) use self::over::{is_before, over_claimed};
 pub use self::pattern::PathPattern;
+pub use self::replay::Replayed;
 pub use self::route::{ACTIVATED, Route};
 pub use self::rules::Why;
 pub use self::survey::{Origin, survey};
@@ -44,6 +47,8 @@ pub struct Carry {
     pub packages: Vec<String>,
     /// A sentence each: what could not be compared.
     pub notes: Vec<String>,
+    /// The same packages, for who installs them.
+    diff: PackageDiff,
     volumes: Vec<survey::Volume>,
 }
 
@@ -168,12 +173,6 @@ impl Carry {
             let why = item.decision.conflict().map_or("", Conflict::sentence);
             format!("look at /{} in {to}: {why}", item.path.display())
         }));
-        if !self.packages.is_empty() {
-            sentences.push(format!(
-                "packages that changed in {from}, and not in {to}: {}",
-                self.packages.join(", ")
-            ));
-        }
         sentences
     }
 

@@ -9,6 +9,7 @@ use chrono::{DateTime, FixedOffset};
 
 use super::Carry;
 use super::apply::{Applied, apply};
+use super::replay::{Replayed, replay};
 use super::route::{ACTIVATED, Route};
 use super::survey::{Origin, survey};
 use crate::chroot::Interrupted;
@@ -50,6 +51,8 @@ pub struct Over {
     pub carry: Carry,
     /// What came of it.
     pub applied: Applied,
+    /// What became of packages; none if they were not to be touched.
+    pub replayed: Option<Replayed>,
     /// The environment as it was before.
     pub before: Named,
 }
@@ -77,7 +80,31 @@ impl Over {
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = self.carry.sentences();
+        sentences.extend(self.packages());
         sentences.extend(self.carry.notes.iter().cloned());
+        sentences
+    }
+}
+
+impl Over {
+    /// What became of packages, in a sentence each; nothing if none changed.
+    #[must_use]
+    pub fn packages(&self) -> Vec<String> {
+        let (from, to) = (&self.carry.from, &self.carry.to);
+        let Some(replayed) = &self.replayed else {
+            let changed = (!self.carry.packages.is_empty()).then(|| {
+                let packages = self.carry.packages.join(", ");
+                format!("packages that changed in {from}, and not in {to}: {packages}")
+            });
+            return changed.into_iter().collect();
+        };
+        let mut sentences = Vec::new();
+        if !replayed.done.is_empty() {
+            let done = replayed.done.join(", ");
+            sentences.push(format!("packages as in {from}, in {to} too: {done}"));
+        }
+        let left = replayed.left.iter();
+        sentences.extend(left.map(|(package, why)| format!("not in {to}: {package}: {why}")));
         sentences
     }
 }
@@ -87,6 +114,8 @@ impl Over {
 pub struct Terms<'a> {
     /// Not if a person has to look at something.
     pub strict: bool,
+    /// Packages are installed and removed, too, which takes a while.
+    pub packages: bool,
     /// The time.
     pub now: DateTime<FixedOffset>,
     /// Of the store.
@@ -161,6 +190,11 @@ pub(crate) fn over_claimed(
             false => before(session, inv, &env, terms)?,
         };
         let applied = apply(session, &carry, terms.interrupted)?;
+        let packages = terms.packages && session.config.carry.packages;
+        let replayed = match packages && !route.back {
+            true => Some(replay(session, route, &carry.diff, terms)?),
+            false => None,
+        };
         session.store.top.sync()?;
         if !route.back {
             remember(session, name, &dir, bases)?;
@@ -168,6 +202,7 @@ pub(crate) fn over_claimed(
         Ok(Over {
             carry,
             applied,
+            replayed,
             before,
         })
     });

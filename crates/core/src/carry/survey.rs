@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
 use be_portage::config_files::contents;
-use be_portage::diff;
+use be_portage::diff::{self, PackageDiff};
 use be_portage::vdb;
 
 use super::decide::{Delta, From, Three, Verdict, decide};
@@ -75,6 +75,7 @@ pub fn survey(
         items: Vec::new(),
         packages: Vec::new(),
         notes: Vec::new(),
+        diff: PackageDiff::default(),
         volumes: volumes(session, route, &family, origin)?,
     };
     let of_packages = packages(session, route, origin, &family, &mut carry)?;
@@ -193,6 +194,7 @@ fn packages(
         add(&base, &change.package, &change.from)?;
         add(&running, &change.package, &change.to)?;
     }
+    carry.diff = diff;
     Ok(OfPackages::These(owned))
 }
 

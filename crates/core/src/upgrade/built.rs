@@ -95,24 +95,49 @@ pub(crate) fn clear(session: &Session) -> Result<()> {
     }
 }
 
+/// Where packages of the running system are packed for a moment.
+const PACKED: &str = "packed";
+
+/// An empty place for packages that are packed now, from the top level. The caller has the lock.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn make_packed(session: &Session) -> Result<PathBuf> {
+    drop_packed(session)?;
+    make(session, PACKED)?;
+    Ok(Path::new(Paths::BUILT).join(PACKED))
+}
+
+/// Let go of it.
+///
+/// # Errors
+/// When it cannot be deleted.
+pub(crate) fn drop_packed(session: &Session) -> Result<()> {
+    drop_one(session, PACKED)
+}
+
 fn clear_but(session: &Session, kept: Option<&str>) -> Result<()> {
-    let dir = &session.store.dir;
     for name in session.store.work(Paths::BUILT) {
-        let path = Path::new(Paths::BUILT).join(&name);
-        if kept == Some(name.as_str()) || !dir.is_dir(&path)? {
-            continue;
+        if kept != Some(name.as_str()) {
+            drop_one(session, &name)?;
         }
-        let Some(uuid) = made(&dir.sub(&path)?)? else {
-            tracing::warn!("left /{} alone: be did not make it", path.display());
-            continue;
-        };
-        let (parent, name) = session.store.parent_of(&path)?;
-        session
-            .store
-            .top
-            .delete_subvolume(parent.fd(), name, uuid)?;
     }
     Ok(())
+}
+
+fn drop_one(session: &Session, name: &str) -> Result<()> {
+    let path = Path::new(Paths::BUILT).join(name);
+    let dir = &session.store.dir;
+    if !dir.exists(&path)? || !dir.is_dir(&path)? {
+        return Ok(());
+    }
+    let Some(uuid) = made(&dir.sub(&path)?)? else {
+        tracing::warn!("left /{} alone: be did not make it", path.display());
+        return Ok(());
+    };
+    let (parent, name) = session.store.parent_of(&path)?;
+    let top = &session.store.top;
+    Ok(top.delete_subvolume(parent.fd(), name, uuid)?)
 }
 
 fn make(session: &Session, key: &str) -> Result<()> {

@@ -121,6 +121,7 @@ impl Work<'_> {
         if carry::is_due(session, &inv, inv.get(&name)?).with_context(kept)? {
             let terms = Terms {
                 strict: false,
+                packages: true,
                 now,
                 lock,
                 interrupted: self.interrupted,

@@ -43,7 +43,7 @@ use crate::report::Event;
 use crate::session::Session;
 use crate::store::{Claim, Lock};
 
-pub(crate) use built::clear;
+pub(crate) use built::{clear, drop_packed, make_packed};
 pub use failed::UpgradeFailed;
 pub(crate) use finish::fd_path;
 use journal::Noted;
