@@ -741,6 +741,28 @@ fn cut_off_it_goes_on() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and loop devices"]
+fn somebody_has_thought_better_of_it() -> Result<()> {
+    let system = System::adopted_small()?;
+    system.be.run(&["create", "new"]).done();
+    fs::create_dir_all(system.path("/srv"))?;
+    for number in 0..20_000 {
+        system.write(&format!("/srv/{number}"), "x")?;
+    }
+    let held = system.top("@be/.work/new/new/base/root");
+    let mut running = system.be.start(&["carry", "new", "--apply"])?;
+    running.until("a snapshot", || held.exists().then_some(()))?;
+    running.signal(Signal::SIGINT)?;
+    let ended = running.end()?.exits(1);
+    ended.says(&["it was interrupted"]);
+    // It had only looked.
+    let snapshots = system.be.run(&["list", "-s", "new", "-H"]).done().stdout;
+    ensure!(!snapshots.contains("before-carry"), "{snapshots}");
+    ensure!(system.leftovers().is_empty(), "{:?}", system.leftovers());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
 fn what_it_refuses() -> Result<()> {
     let system = System::adopted_small()?;
     let carry = |args: &[&str]| {

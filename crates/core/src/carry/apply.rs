@@ -52,19 +52,13 @@ pub(super) fn apply(
         applied: Applied::default(),
         carry,
     };
-    let stop = || -> Result<()> {
-        match interrupted.came() {
-            true => anyhow::bail!("it was interrupted"),
-            false => Ok(()),
-        }
-    };
     // What is below a directory goes before it does.
     for item in carry.items.iter().rev() {
-        stop()?;
+        interrupted.go_on()?;
         work.clear(item).with_context(|| failed(item))?;
     }
     for item in &carry.items {
-        stop()?;
+        interrupted.go_on()?;
         work.make(item).with_context(|| failed(item))?;
     }
     // Times of directories change with what is in them.

@@ -179,7 +179,8 @@ pub(crate) fn over_claimed(
     }
     let held = hold(session, route, &env).and_then(|bases| {
         let dir = Path::new(Paths::NEW).join(name.as_str()).join("base");
-        let carry = survey(session, &inv, route, Origin::Snapshots(&dir))?;
+        let from = Origin::Snapshots(&dir, terms.interrupted);
+        let carry = survey(session, &inv, route, from)?;
         let count = carry.conflicts().count();
         if terms.strict && count > 0 {
             let name = name.clone();

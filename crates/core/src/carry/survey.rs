@@ -17,6 +17,7 @@ use super::route::Route;
 use super::rules::{Class, Why, class_of};
 use super::text;
 use super::{Carry, Clash, Conflict, Decision, Item, Mix};
+use crate::chroot::Interrupted;
 use crate::diff::entry::{self, Meta, Reading};
 use crate::diff::{Aspect, Change, Family, FileChange, files};
 use crate::fstab::{Entry, Fstab};
@@ -50,18 +51,19 @@ pub(super) struct Volume {
 }
 
 /// Where the running system is read from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
     /// The running system itself, which goes on meanwhile: to show what would be carried.
     Live,
-    /// Snapshots of its subvolumes, in this directory, by [`crate::record::place`].
-    Snapshots(&'a Path),
+    /// Snapshots of its subvolumes, in this directory, by [`crate::record::place`]; until
+    /// somebody interrupts it.
+    Snapshots(&'a Path, &'a Interrupted),
 }
 
 /// Find out what would go from the running system into an environment.
 ///
 /// # Errors
-/// When one of the trees cannot be read.
+/// When one of the trees cannot be read, or somebody interrupts it.
 pub fn survey(
     session: &Session,
     inv: &Inventory,
@@ -87,6 +89,10 @@ pub fn survey(
             path.display()
         ));
     }
+    let interrupted = match origin {
+        Origin::Live => None,
+        Origin::Snapshots(_, interrupted) => Some(interrupted),
+    };
     let mut found = Vec::new();
     for (number, volume) in carry.volumes.iter().enumerate() {
         let changes = files(
@@ -94,10 +100,12 @@ pub fn survey(
             &volume.running,
             Some(&family),
             Reading::NotLarge,
+            interrupted,
         )
         .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
         let mut looking = Looking::new(volume, session, &split);
         for change in changes {
+            interrupted.map_or(Ok(()), Interrupted::go_on)?;
             let is_new_dir = change.kind.is_dir() && change.change == Change::Added;
             if route.wants(&volume.mount.join(&change.path), is_new_dir) {
                 let item = looking.item(number, change, &of_packages);
@@ -123,7 +131,7 @@ fn volumes(
     for leg in &route.legs {
         let running = match origin {
             Origin::Live => store.root_of(&leg.here.path)?,
-            Origin::Snapshots(dir) => store.root_of(&dir.join(place(&leg.mount)))?,
+            Origin::Snapshots(dir, _) => store.root_of(&dir.join(place(&leg.mount)))?,
         };
         let new = store.root_of(&leg.there)?;
         let base = store.root_of(&leg.base);
@@ -158,7 +166,7 @@ fn packages(
     let base = route.whole_base(&session.store)?;
     let running = match origin {
         Origin::Live => Whole::from(session.root.try_clone()?),
-        Origin::Snapshots(dir) => route.whole_held(&session.store, dir)?,
+        Origin::Snapshots(dir, _) => route.whole_held(&session.store, dir)?,
     };
     // Of one volume btrfs knows when it parted from its base.
     let time = match &carry.volumes[..] {

@@ -65,6 +65,15 @@ impl Interrupted {
         self.int.load(Ordering::Relaxed) || self.term.load(Ordering::Relaxed)
     }
 
+    /// Go on, if none of the signals has come.
+    ///
+    /// # Errors
+    /// One has.
+    pub fn go_on(&self) -> Result<()> {
+        anyhow::ensure!(!self.came(), "it was interrupted");
+        Ok(())
+    }
+
     fn must_pass_on(&self) -> bool {
         self.term.load(Ordering::Relaxed)
     }

@@ -25,6 +25,7 @@ pub(crate) use self::lineage::Parted;
 use self::walk::Walk;
 pub use self::walk::{Change, FileChange};
 use crate::bootfs::BootDir;
+use crate::chroot::Interrupted;
 use crate::fstab::{self, Entry, Fstab};
 use crate::layout;
 use crate::manager::{Manager, Places, Source};
@@ -289,14 +290,14 @@ fn is_only_the_subvolume(change: &FileChange, a: &Side, b: &Side) -> bool {
 
 /// What differs in the roots, and in each of the other subvolumes that both have.
 fn all_files(a: &Side, b: &Side, family: Option<&Family>) -> Result<Vec<FileChange>> {
-    let mut changes = files(&a.root, &b.root, family, Reading::All)?;
+    let mut changes = files(&a.root, &b.root, family, Reading::All, None)?;
     for (mount, one) in &a.volumes {
         let Some((_, other)) = b.volumes.iter().find(|(m, _)| m == mount) else {
             continue;
         };
         let below = mount.strip_prefix("/").unwrap_or(mount);
         changes.extend(
-            files(one, other, family, Reading::All)?
+            files(one, other, family, Reading::All, None)?
                 .into_iter()
                 .map(|mut change| {
                     change.path = below.join(&change.path);
@@ -325,13 +326,14 @@ pub(crate) fn files(
     b: &Root,
     family: Option<&Family>,
     reading: Reading,
+    interrupted: Option<&Interrupted>,
 ) -> Result<Vec<FileChange>> {
     let parted = match family {
         Some(family) => family.parted(a, b)?.map(|parted| (family, parted)),
         None => None,
     };
     let time = parted.map(|(_, parted)| parted.time);
-    let mut walk = Walk::new(a, b, time)?.reading(reading);
+    let mut walk = Walk::new(a, b, time)?.reading(reading).until(interrupted);
     match parted {
         Some((family, parted)) => {
             let newer = newer(family, parted.transaction, [a, b])?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
 
 use super::entry::{self, Aspect, Meta, Reading};
+use crate::chroot::Interrupted;
 use crate::model::STORE;
 
 /// What became of a path.
@@ -44,6 +45,7 @@ pub struct Walk<'a> {
     /// When they parted, in seconds since 1970.
     parted: Option<i64>,
     reading: Reading,
+    interrupted: Option<&'a Interrupted>,
     found: BTreeMap<PathBuf, (FileType, Change)>,
 }
 
@@ -88,6 +90,7 @@ impl<'a> Walk<'a> {
             b: Side::new(b)?,
             parted,
             reading: Reading::All,
+            interrupted: None,
             found: BTreeMap::new(),
         })
     }
@@ -95,6 +98,18 @@ impl<'a> Walk<'a> {
     /// Find out like this whether files have the same content.
     pub fn reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
+    }
+
+    /// Give up when somebody interrupts it.
+    pub fn until(self, interrupted: Option<&'a Interrupted>) -> Self {
+        Self {
+            interrupted,
+            ..self
+        }
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.interrupted.map_or(Ok(()), Interrupted::go_on)
     }
 
     /// What was found, sorted by path.
@@ -121,6 +136,7 @@ impl<'a> Walk<'a> {
     pub fn newer(&mut self, newer: &BTreeSet<PathBuf>) -> Result<()> {
         let mut dirs: Option<Dirs> = None;
         for path in newer {
+            self.go_on()?;
             if path.starts_with(STORE) {
                 continue;
             }
@@ -167,6 +183,7 @@ impl<'a> Walk<'a> {
         while let Some(path) = todo.pop() {
             let dirs = self.open(&path)?;
             for name in self.union(&dirs)?.keys() {
+                self.go_on()?;
                 todo.extend(self.entry(&dirs, name)?);
             }
         }
