@@ -625,6 +625,82 @@ fn what_is_locked_inherited_or_becomes_a_directory() -> Result<()> {
     Ok(())
 }
 
+fn locked(path: &Path) -> Result<bool> {
+    let flags = rustix::fs::ioctl_getflags(fs::File::open(path)?)?;
+    Ok(flags.contains(IFlags::IMMUTABLE))
+}
+
+/// Does something in a directory that chattr(1) has locked, which it is again afterwards.
+fn inside_locked(dir: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let open = fs::File::open(dir)?;
+    rustix::fs::ioctl_setflags(&open, IFlags::empty())?;
+    work()?;
+    Ok(rustix::fs::ioctl_setflags(&open, IFlags::IMMUTABLE)?)
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn directories_that_are_locked() -> Result<()> {
+    let system = System::adopted_small()?;
+    let here = |path: &str| system.path(&format!("/srv/{path}"));
+    let there = |path: &str| system.env("new", &format!("/srv/{path}"));
+    for dir in ["d/sub", "dressed", "gone", "kept"] {
+        fs::create_dir_all(here(dir))?;
+    }
+    for file in ["d/edited", "d/deleted", "d/moved", "d/linked", "kept/f"] {
+        fs::write(here(file), "base")?;
+    }
+    let all = ["d/sub", "d", "dressed", "gone", "kept"];
+    for dir in all {
+        inside_locked(&here(dir), || Ok(()))?;
+    }
+    system.be.run(&["create", "new"]).done();
+    inside_locked(&there("kept"), || {
+        Ok(fs::write(there("kept/own"), "there")?)
+    })?;
+    inside_locked(&here("d"), || {
+        fs::write(here("d/edited"), "here")?;
+        fs::remove_file(here("d/deleted"))?;
+        fs::rename(here("d/moved"), here("d/other"))?;
+        fs::hard_link(here("d/linked"), here("d/link"))?;
+        inside_locked(&here("d/sub"), || Ok(fs::write(here("d/sub/new"), "here")?))
+    })?;
+    let mode = Permissions::from_mode(0o700);
+    inside_locked(&here("dressed"), || {
+        Ok(fs::set_permissions(here("dressed"), mode)?)
+    })?;
+    for dir in ["gone", "kept"] {
+        inside_locked(&here(dir), || Ok(()))?;
+        let open = fs::File::open(here(dir))?;
+        rustix::fs::ioctl_setflags(&open, IFlags::empty())?;
+        fs::remove_dir_all(here(dir))?;
+    }
+    fs::create_dir(here("fresh"))?;
+    inside_locked(&here("fresh"), || Ok(fs::write(here("fresh/f"), "here")?))?;
+
+    system.be.run(&["carry", "new", "--apply"]).done();
+    let read = |path: &str| fs::read_to_string(there(path));
+    assert_eq!(read("d/edited")?, "here");
+    assert_eq!(read("d/sub/new")?, "here");
+    assert_eq!(read("d/other")?, "base");
+    assert_eq!(read("fresh/f")?, "here");
+    let inode = |path: &str| there(path).metadata().map(|meta| meta.ino());
+    assert_eq!(inode("d/link")?, inode("d/linked")?);
+    for path in ["d/deleted", "d/moved", "gone", "kept/f"] {
+        ensure!(!there(path).exists(), "{path}");
+    }
+    assert_eq!(read("kept/own")?, "there");
+    assert_eq!(there("dressed").metadata()?.mode() & 0o777, 0o700);
+    for dir in ["d", "d/sub", "dressed", "fresh", "kept"] {
+        ensure!(locked(&there(dir))?, "{dir}");
+    }
+    for dir in ["d", "fresh"] {
+        let times = |path: PathBuf| path.metadata().map(|meta| meta.mtime());
+        assert_eq!(times(there(dir))?, times(here(dir))?, "{dir}");
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn nothing_outside_the_environment_is_touched() -> Result<()> {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType as Kind, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, chmodat,
-    chownat, linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, FileType as Kind, Gid, IFlags, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid,
+    chmodat, chownat, linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -72,7 +72,7 @@ impl Root {
 
     /// As [`Root::put`], what the other trees have at another path.
     pub fn put_as(&self, path: &Path, parts: &Parts<'_>, there: &Path) -> Result<()> {
-        let (dir, name) = self.strict_parent(path)?;
+        let (dir, name) = self.open_parent(path)?;
         let staged = OsStr::new(STAGED);
         unlink(dir.as_fd(), staged).on(OP, path)?;
         let from = Sources::open(parts, there)?;
@@ -86,7 +86,7 @@ impl Root {
         if let Content::Of(_) = parts.content {
             set_times(dir.as_fd(), staged, &stat).on(OP, path)?;
         }
-        unlock(dir.as_fd(), &name).on(OP, path)?;
+        let _replaced = unlock(dir.as_fd(), &name).on(OP, path)?;
         renameat(&dir, staged, &dir, &name).on(OP, path)?;
         if Kind::from_raw_mode(stat.st_mode) == Kind::RegularFile {
             let attributes = from.attributes.as_fd();
@@ -99,19 +99,19 @@ impl Root {
     /// Makes `path` one more name of the file at `first`, in the place of what is there.
     pub fn put_link(&self, path: &Path, first: &Path) -> Result<()> {
         let (from, old) = self.strict_parent(first)?;
-        let (dir, name) = self.strict_parent(path)?;
+        let (dir, name) = self.open_parent(path)?;
         let staged = OsStr::new(STAGED);
         unlink(dir.as_fd(), staged).on(OP, path)?;
-        unlock(from.as_fd(), &old).on(OP, path)?;
+        let _linked = unlock(from.as_fd(), &old).on(OP, path)?;
         linkat(&from, &old, &dir, staged, AtFlags::empty()).on(OP, path)?;
-        unlock(dir.as_fd(), &name).on(OP, path)?;
+        let _replaced = unlock(dir.as_fd(), &name).on(OP, path)?;
         renameat(&dir, staged, &dir, &name).on(OP, path)?;
         unlink(dir.as_fd(), staged).on(OP, path)
     }
 
     /// Makes a directory as `like` has it at this path, but empty; one that is there is left.
     pub fn put_directory(&self, path: &Path, like: &Root) -> Result<()> {
-        let (dir, name) = self.strict_parent(path)?;
+        let (dir, name) = self.open_parent(path)?;
         match mkdirat(&dir, &name, Mode::RWXU) {
             Err(Errno::EXIST) => {}
             other => other.on(OP, path)?,
@@ -120,6 +120,7 @@ impl Root {
         let (source, file) = like.strict_parent(path)?;
         let there = openat(&source, &file, DIR | OFlags::NOFOLLOW, Mode::empty()).on(OP, path)?;
         // First, because what is made in it inherits them.
+        // Its locks come last, with its properties.
         let flags = flags_of(there.as_fd()).difference(LOCKS);
         set_flags(made.as_fd(), flags).on(OP, path)?;
         self.put_properties(path, Some(like), Some(like), Some(like))
@@ -138,7 +139,7 @@ impl Root {
             false => self.strict_parent(path)?,
         };
         let stat = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).on(OP, path)?;
-        unlock(dir.as_fd(), &name).on(OP, path)?;
+        let unlocked = unlock(dir.as_fd(), &name).on(OP, path)?;
         // A change of owner drops set-user-ID and capabilities.
         let done = || -> Result<()> {
             if let Some(root) = owner {
@@ -154,19 +155,28 @@ impl Root {
             Ok(())
         };
         done()?;
-        set_times(dir.as_fd(), &name, &stat).on(OP, path)
+        set_times(dir.as_fd(), &name, &stat).on(OP, path)?;
+        if let Some(root) = attributes.filter(|_| is_lockable(&stat)) {
+            if let Some(unlocked) = unlocked {
+                unlocked.stay();
+            }
+            let (source, file, _) = root.seen(path)?;
+            lock(dir.as_fd(), &name, source.as_fd(), &file).on(OP, path)?;
+        }
+        Ok(())
     }
 
     /// Gives what is at `path` the times that it has in another tree.
     pub fn put_times(&self, path: &Path, like: &Root) -> Result<()> {
         let (dir, name) = self.strict_parent(path)?;
+        let _unlocked = unlock(dir.as_fd(), &name).on(OP, path)?;
         set_times(dir.as_fd(), &name, &like.seen(path)?.2).on(OP, path)
     }
 
     /// Takes away what is at `path`; a directory only if it is empty. False if it is not.
     pub fn take_away(&self, path: &Path) -> Result<bool> {
-        let (dir, name) = self.strict_parent(path)?;
-        unlock(dir.as_fd(), &name).on("remove", path)?;
+        let (dir, name) = self.open_parent(path)?;
+        let _unlocked = unlock(dir.as_fd(), &name).on("remove", path)?;
         match unlinkat(&dir, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(true),
             Err(Errno::ISDIR) => {}
@@ -211,6 +221,20 @@ impl Root {
     fn strict_parent(&self, path: &Path) -> Result<(OwnedFd, OsString)> {
         let (dir, name) = split(path).ok_or_else(|| Error::new(OP, path, Reason::BadName))?;
         Ok((self.strict_dir(dir)?, name.to_owned()))
+    }
+
+    /// The same, to change what is in the directory: what chattr(1) has locked of it is let go
+    /// of, for as long as it is held.
+    fn open_parent(&self, path: &Path) -> Result<(Changeable, OsString)> {
+        let (dir, name) = self.strict_parent(path)?;
+        let locked = unlocked(&dir).on(OP, path)?;
+        Ok((
+            Changeable {
+                dir,
+                _locked: locked,
+            },
+            name,
+        ))
     }
 
     /// A directory, open, with no link on the way.
@@ -308,23 +332,64 @@ fn dress(dir: BorrowedFd<'_>, name: &OsStr, from: &Sources<'_>) -> io::Result<()
     set_attributes(from.attributes.as_fd(), from.name, dir, name)
 }
 
+/// A directory in which names can be changed.
+struct Changeable {
+    dir: OwnedFd,
+    _locked: Option<Unlocked>,
+}
+
+impl AsFd for Changeable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// A file or a directory that chattr(1) had locked. Dropped, it is locked again.
+struct Unlocked {
+    file: OwnedFd,
+    flags: IFlags,
+}
+
+impl Unlocked {
+    /// It is not to be locked again.
+    fn stay(mut self) {
+        self.flags = self.flags.difference(LOCKS);
+    }
+}
+
+impl Drop for Unlocked {
+    fn drop(&mut self) {
+        // One that is gone meanwhile needs no lock.
+        let _gone = set_flags(self.file.as_fd(), self.flags);
+    }
+}
+
 /// Lets go of what chattr(1) has locked, a file or a directory: it is to be changed.
-fn unlock(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+fn unlock(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Unlocked>> {
     let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOENT) => return Ok(None),
         other => other?,
     };
-    let kind = Kind::from_raw_mode(stat.st_mode);
-    if !matches!(kind, Kind::RegularFile | Kind::Directory) {
-        return Ok(());
+    if !is_lockable(&stat) {
+        return Ok(None);
     }
     let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(dir, name, open, Mode::empty())?;
+    unlocked(&openat(dir, name, open, Mode::empty())?)
+}
+
+fn unlocked(file: &OwnedFd) -> io::Result<Option<Unlocked>> {
     let flags = flags_of(file.as_fd());
-    match flags.intersects(LOCKS) {
-        true => Ok(set_flags(file.as_fd(), flags.difference(LOCKS))?),
-        false => Ok(()),
+    if !flags.intersects(LOCKS) {
+        return Ok(None);
     }
+    let file = file.try_clone()?;
+    set_flags(file.as_fd(), flags.difference(LOCKS))?;
+    Ok(Some(Unlocked { file, flags }))
+}
+
+fn is_lockable(stat: &Stat) -> bool {
+    let kind = Kind::from_raw_mode(stat.st_mode);
+    matches!(kind, Kind::RegularFile | Kind::Directory)
 }
 
 /// The flags that forbid what is still to be done come last.
