@@ -168,11 +168,33 @@ fn doubled(text: &[u8]) -> Vec<Vec<u8>> {
 /// What both have written after the same beginning: what is new there, then what is here.
 fn appended(base: &[u8], running: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let (mine, theirs) = (running.strip_prefix(base)?, new.strip_prefix(base)?);
-    // It was done before.
-    if theirs.ends_with(mine) {
-        return Some(new.to_vec());
+    // It was done before, and cut off; it may have grown since.
+    let done = overlap(theirs, mine);
+    Some([base, theirs, &mine[done..]].concat())
+}
+
+/// How many bytes of whole lines the one ends with and the other begins with, at most.
+fn overlap(ends: &[u8], begins: &[u8]) -> usize {
+    let pattern: Vec<&[u8]> = begins.split_inclusive(|c| *c == b'\n').collect();
+    let text: Vec<&[u8]> = ends.split_inclusive(|c| *c == b'\n').collect();
+    // As Knuth, Morris and Pratt: how long a beginning ends at each line of the pattern.
+    let mut borders: Vec<usize> = vec![0; pattern.len()];
+    let longer = |borders: &[usize], mut length: usize, line: &[u8]| {
+        while length > 0 && pattern.get(length) != Some(&line) {
+            length = borders[length - 1];
+        }
+        match pattern.get(length) == Some(&line) {
+            true => length + 1,
+            false => 0,
+        }
+    };
+    for at in 1..pattern.len() {
+        borders[at] = longer(&borders, borders[at - 1], pattern[at]);
     }
-    Some([base, theirs, mine].concat())
+    let found = text
+        .iter()
+        .fold(0, |length, line| longer(&borders, length, line));
+    pattern[..found].iter().map(|line| line.len()).sum()
 }
 
 #[cfg(test)]
@@ -259,6 +281,23 @@ mod tests {
         assert_eq!(both, "1\n3\n2\n");
         assert_eq!(merged("1\n", "rotated\n", "1\n3\n", Some(List::Log)), None);
         assert!(merge(b"\0", b"\0a", b"\0b", Some(List::Log)).is_some());
+    }
+
+    #[test]
+    fn a_log_that_grew_after_it_was_cut_off() {
+        let once = merged("1\n", "1\n2\n3\n", "1\n4\n", Some(List::Log)).unwrap();
+        let again = merged("1\n", "1\n2\n3\n5\n", &once, Some(List::Log));
+        assert_eq!(again.unwrap(), "1\n4\n2\n3\n5\n");
+        for (ends, begins, expected) in [
+            ("a\nb\na\nb\n", "a\nb\nc\n", 4),
+            ("a\na\na\n", "a\na\nb\n", 4),
+            ("xa\n", "a\nb\n", 0),
+            ("a\nb", "a\nbc\n", 0),
+            ("", "a\n", 0),
+        ] {
+            let found = overlap(ends.as_bytes(), begins.as_bytes());
+            assert_eq!(found, expected, "{ends:?} {begins:?}");
+        }
     }
 
     #[test]
