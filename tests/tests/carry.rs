@@ -409,9 +409,21 @@ fn configuration_is_put_together_and_conflicts_are_kept() -> Result<()> {
     fs::set_permissions(system.path("/etc/shadow"), Permissions::from_mode(0o640))?;
     system.write("/etc/removed", text)?;
     fs::create_dir_all(system.path("/srv"))?;
-    for image in ["/srv/image", "/srv/other-image"] {
+    for image in [
+        "/srv/image",
+        "/srv/other-image",
+        "/srv/dressed",
+        "/srv/copy",
+    ] {
         fs::File::create(system.path(image))?.set_len(100 << 20)?;
     }
+    let noise: Vec<u8> = (0..1 << 20)
+        .map(|n: u32| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
+    fs::File::options()
+        .write(true)
+        .open(system.path("/srv/dressed"))?
+        .write_all(&noise)?;
     system.be.run(&["create", "new"]).done();
     let there = |path: &str| system.env("new", path);
 
@@ -456,6 +468,16 @@ fn configuration_is_put_together_and_conflicts_are_kept() -> Result<()> {
     image.seek(SeekFrom::Start(50 << 20))?;
     image.write_all(b"here")?;
     image.set_modified(before.modified()?)?;
+    // Other permissions are no other content; a copy may have the times of what it was made of.
+    let dressed = system.path("/srv/dressed");
+    fs::set_permissions(&dressed, Permissions::from_mode(0o600))?;
+    let before = system.path("/srv/copy").metadata()?;
+    let mut copy = fs::File::create(system.path("/srv/other"))?;
+    copy.set_len(100 << 20)?;
+    copy.seek(SeekFrom::Start(70 << 20))?;
+    copy.write_all(b"here")?;
+    copy.set_modified(before.modified()?)?;
+    fs::rename(system.path("/srv/other"), system.path("/srv/copy"))?;
     // What belongs to programs and packages stays.
     for path in ["/var/cache/x", "/var/tmp/x", "/run/x", "/var/db/pkg/x"] {
         fs::create_dir_all(system.path(path).parent().context("no directory")?)?;
@@ -472,6 +494,8 @@ fn configuration_is_put_together_and_conflicts_are_kept() -> Result<()> {
         ("/etc/shadow", "carry"),
         ("/etc/same", "carry"),
         ("/srv/image", "carry"),
+        ("/srv/dressed", "carry"),
+        ("/srv/copy", "carry"),
         ("/etc/removed", "new"),
         ("/etc/fstab", "merge"),
         ("/var/cache/x", "leave"),
@@ -482,6 +506,10 @@ fn configuration_is_put_together_and_conflicts_are_kept() -> Result<()> {
             "{path}: {document:#}"
         );
     }
+    let paths = document["paths"].as_array().context("no paths")?;
+    let dressed = paths.iter().find(|item| item["path"] == "/srv/dressed");
+    let aspects = &dressed.context("not found")?["aspects"];
+    assert_eq!(*aspects, serde_json::json!(["mode"]));
     for path in ["/etc/alike", "/srv/other-image"] {
         assert_eq!(decision(&document, path), None);
     }

@@ -29,6 +29,7 @@ mod subvolume;
 mod swap;
 mod top;
 mod tree;
+mod unshared;
 mod uuid;
 
 pub use changed::ChangedFile;
@@ -44,6 +45,7 @@ pub use subvolume::Mode;
 pub use swap::active_swapfiles;
 pub use top::TopLevel;
 pub use tree::{Node, Tree};
+pub use unshared::unshared;
 pub use uuid::{ParseError as ParseUuidError, Uuid};
 
 /// The id of the top level subvolume (`BTRFS_FS_TREE_OBJECTID`).

@@ -284,7 +284,7 @@ fn is_same(a: &Root, b: &Root, path: &Path) -> Result<bool> {
         (one.as_fd(), &in_a),
         (other.as_fd(), &in_b),
         name,
-        Reading::NotLarge,
+        Reading::Unshared,
     )?;
     Ok(aspects.is_empty())
 }

@@ -99,7 +99,7 @@ pub fn survey(
             &volume.base,
             &volume.running,
             Some(&family),
-            Reading::NotLarge,
+            Reading::Unshared,
             interrupted,
         )
         .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
@@ -386,7 +386,7 @@ impl<'a> Looking<'a> {
                 (dir_a.as_fd(), &a),
                 (dir_b.as_fd(), &b),
                 name,
-                Reading::NotLarge,
+                Reading::Unshared,
             )
         };
         let there = match (base, new) {

@@ -3,8 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ops::{ControlFlow, Range};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use be_btrfs::FileType;
@@ -65,7 +67,6 @@ pub struct Meta {
     /// How many names it has.
     pub nlink: u64,
     ctime: (i64, u64),
-    mtime: (i64, u64),
 }
 
 impl From<Stat> for Meta {
@@ -81,7 +82,6 @@ impl From<Stat> for Meta {
             dev: s.st_dev as u64,
             nlink: s.st_nlink as u64,
             ctime: (s.st_ctime as i64, s.st_ctime_nsec as u64),
-            mtime: (s.st_mtime as i64, s.st_mtime_nsec as u64),
         }
     }
 }
@@ -169,23 +169,27 @@ pub fn names(dir: &OwnedFd) -> io::Result<Vec<(OsString, u64)>> {
 pub enum Reading {
     /// By reading both.
     All,
-    /// By reading both, if they are not large.
-    NotLarge,
+    /// By reading both; of large ones only what btrfs does not know to be the same. The
+    /// filesystem is synced.
+    Unshared,
 }
 
-/// What is larger is not read with [`Reading::NotLarge`], in bytes.
+/// Of what is larger, not all is read with [`Reading::Unshared`], in bytes.
 const LARGE: u64 = 64 << 20;
 
 impl Reading {
-    /// Whether the contents of two files of one size are the same, if that can be told without
-    /// reading them.
-    fn told(self, a: &Meta, b: &Meta) -> Option<bool> {
-        (self == Reading::NotLarge && a.size > LARGE).then(|| match a.ino == b.ino {
+    fn same_content(
+        self,
+        (dir_a, a): (BorrowedFd<'_>, &Meta),
+        (dir_b, b): (BorrowedFd<'_>, &Meta),
+        name: &OsStr,
+    ) -> io::Result<bool> {
+        match self == Reading::Unshared && a.size > LARGE {
+            false => same_content(dir_a, dir_b, name),
             // One file before the snapshot; nobody can set the time of its last change.
-            true => a.ctime == b.ctime,
-            // A copy, which has the times of what it was made of.
-            false => a.mtime == b.mtime,
-        })
+            true if a.ino == b.ino && a.ctime == b.ctime => Ok(true),
+            true => same_unshared(dir_a, dir_b, name, a.size),
+        }
     }
 }
 
@@ -204,10 +208,7 @@ pub fn aspects(
     let mut found = Vec::new();
     let same = match a.kind {
         FileType::File if a.size != b.size => false,
-        FileType::File => match reading.told(a, b) {
-            Some(told) => told,
-            None => same_content(dir_a, dir_b, name)?,
-        },
+        FileType::File => reading.same_content((dir_a, a), (dir_b, b), name)?,
         FileType::Symlink => link(dir_a, name)? == link(dir_b, name)?,
         FileType::Special => a.rdev == b.rdev,
         FileType::Dir => true,
@@ -252,6 +253,57 @@ pub fn same_content(a: BorrowedFd<'_>, b: BorrowedFd<'_>, name: &OsStr) -> io::R
             return Ok(true);
         }
     }
+}
+
+/// As [`same_content`], of two files of one size.
+fn same_unshared(
+    a: BorrowedFd<'_>,
+    b: BorrowedFd<'_>,
+    name: &OsStr,
+    size: u64,
+) -> io::Result<bool> {
+    let open = |dir| open(dir, Path::new(name), OFlags::NONBLOCK | OFlags::NOCTTY);
+    let (Some(a), Some(b)) = (open(a)?, open(b)?) else {
+        return Ok(false);
+    };
+    let (a, b) = (std::fs::File::from(a), std::fs::File::from(b));
+    let mut same = true;
+    let known = be_btrfs::unshared([a.as_fd(), b.as_fd()], size, |range| {
+        same = same_range(&a, &b, range)?;
+        Ok(match same {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })
+    });
+    match known {
+        Ok(()) => Ok(same),
+        // Another filesystem, or nobody who may ask.
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOTTY | Errno::PERM)) => {
+            same_range(&a, &b, 0..size)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn same_range(a: &std::fs::File, b: &std::fs::File, range: Range<u64>) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut at = range.start;
+    while at < range.end {
+        let rest = usize::try_from(range.end - at).unwrap_or(CHUNK);
+        let count = rest.min(CHUNK);
+        // One that is cut off meanwhile is not the same.
+        for (file, buffer) in [(a, &mut left), (b, &mut right)] {
+            match file.read_exact_at(&mut buffer[..count], at) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                other => other?,
+            }
+        }
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
 }
 
 /// The extended attributes, sorted by name.
