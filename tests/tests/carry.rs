@@ -731,6 +731,45 @@ fn directories_that_are_locked() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and loop devices"]
+fn logs_that_were_rotated_meanwhile() -> Result<()> {
+    let system = System::adopted_small()?;
+    let here = |path: &str| system.path(&format!("/var/log/{path}"));
+    let there = |path: &str| system.env("new", &format!("/var/log/{path}"));
+    // As it is cut off: before anything, between both files of one, and after them.
+    let logs = ["plain", "between", "after", "empty"];
+    for log in logs {
+        fs::write(here(log), "1\n2\n")?;
+        fs::write(here(&format!("{log}.1")), "older\n")?;
+    }
+    system.be.run(&["create", "new"]).done();
+    for log in logs {
+        fs::write(there(log), "1\n2\nthere\n")?;
+        fs::rename(here(&format!("{log}.1")), here(&format!("{log}.2")))?;
+        fs::write(here(log), "1\n2\nhere\n")?;
+        fs::rename(here(log), here(&format!("{log}.1")))?;
+        fs::write(here(log), if log == "empty" { "" } else { "3\n" })?;
+    }
+    let both = "1\n2\nthere\nhere\n";
+    fs::write(there("between.1"), both)?;
+    fs::write(there("after.1"), both)?;
+    fs::write(there("after"), "3\n")?;
+
+    system.be.run(&["carry", "new", "--apply"]).done();
+    let read = |path: String| fs::read_to_string(there(&path));
+    for log in logs {
+        let current = if log == "empty" { "" } else { "3\n" };
+        assert_eq!(read(log.to_owned())?, current, "{log}");
+        assert_eq!(read(format!("{log}.1"))?, both, "{log}");
+        assert_eq!(read(format!("{log}.2"))?, "older\n", "{log}");
+        ensure!(!there(&format!("{log}.be-running")).exists(), "{log}");
+    }
+    let again = system.be.run(&["carry", "new", "--apply"]).exits(77);
+    again.says(&["nothing changed"]);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
 fn nothing_outside_the_environment_is_touched() -> Result<()> {
     let system = System::adopted_small()?;
     for dir in ["a", "b/c", "d"] {

@@ -172,16 +172,16 @@ impl<'a> Work<'a> {
         let volume = &self.carry.volumes[item.place.0];
         let path = item.place.1.as_path();
         let (running, new) = (&volume.running, &volume.new);
-        let (Some(here), Some(there)) = (look(running, path)?, look(new, path)?) else {
-            anyhow::bail!("it is gone");
-        };
-        let names = self.mixed.entry((item.place.0, here.ino, there.ino));
+        let (here, there) = (look(running, path)?, look(new, path)?);
+        let here = here.context("it is gone")?;
+        let inode = there.map_or(0, |meta| meta.ino);
+        let names = self.mixed.entry((item.place.0, here.ino, inode));
         let names = names.or_default();
         let first = names.iter().find(|other| other.decision == item.decision);
         if let Some(first) = first.filter(|_| item.kind.is_file()) {
             return Ok(new.put_link(path, &first.place.1)?);
         }
-        let is_alone = item.kind.is_dir() || there.nlink < 2;
+        let is_alone = item.kind.is_dir() || there.is_none_or(|meta| meta.nlink < 2);
         match &item.decision {
             Decision::Merge(text, mix) => {
                 new.put(path, &parts(mix, Content::Bytes(text), running, new))?;

@@ -10,6 +10,7 @@ mod decide;
 mod over;
 mod pattern;
 mod replay;
+mod rotated;
 mod route;
 mod rules;
 mod survey;

@@ -15,8 +15,8 @@ use be_portage::vdb;
 use super::decide::{Delta, From, Three, Verdict, decide};
 use super::route::Route;
 use super::rules::{Class, Why, class_of};
-use super::text;
 use super::{Carry, Clash, Conflict, Decision, Item, Mix};
+use super::{rotated, text};
 use crate::chroot::Interrupted;
 use crate::diff::entry::{self, Meta, Reading};
 use crate::diff::{Aspect, Change, Family, FileChange, files};
@@ -33,7 +33,7 @@ const VDB: &str = "var/db/pkg";
 
 /// Texts that are larger are not merged, in bytes; logs may be longer.
 const MAX_MERGED: u64 = 16 << 20;
-const MAX_LOG: u64 = 64 << 20;
+pub(super) const MAX_LOG: u64 = 64 << 20;
 
 /// What packages have installed is not read from a list that is larger, in bytes.
 const MAX_CONTENTS: u64 = 256 << 20;
@@ -116,6 +116,7 @@ pub fn survey(
     carry.items = found.into_iter().collect::<Result<_>>()?;
     carry.items.sort_by(|a, b| a.path.cmp(&b.path));
     leave_to_packages(session, inv.get(&route.to)?, route, &mut carry)?;
+    rotated::follow(&mut carry)?;
     Ok(carry)
 }
 

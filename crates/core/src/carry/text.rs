@@ -167,10 +167,22 @@ fn doubled(text: &[u8]) -> Vec<Vec<u8>> {
 
 /// What both have written after the same beginning: what is new there, then what is here.
 fn appended(base: &[u8], running: &[u8], new: &[u8]) -> Option<Vec<u8>> {
+    // The lines of the other side stand between those that were carried: it was done before.
+    let same = begin_alike(running, new);
+    if same > 0 && overlap(&new[same..], &running[same..]) == running.len() - same {
+        return Some(new.to_vec());
+    }
     let (mine, theirs) = (running.strip_prefix(base)?, new.strip_prefix(base)?);
     // It was done before, and cut off; it may have grown since.
     let done = overlap(theirs, mine);
     Some([base, theirs, &mine[done..]].concat())
+}
+
+/// How many bytes of whole lines both begin with.
+fn begin_alike(a: &[u8], b: &[u8]) -> usize {
+    let lines = |text| <[u8]>::split_inclusive(text, |c| *c == b'\n');
+    let alike = lines(a).zip(lines(b)).take_while(|(a, b)| a == b);
+    alike.map(|(line, _)| line.len()).sum()
 }
 
 /// How many bytes of whole lines the one ends with and the other begins with, at most.
@@ -298,6 +310,19 @@ mod tests {
             let found = overlap(ends.as_bytes(), begins.as_bytes());
             assert_eq!(found, expected, "{ends:?} {begins:?}");
         }
+    }
+
+    #[test]
+    fn an_old_log_that_was_carried_before() {
+        let (here, there) = ("1\n2\nhere\n", "1\n2\nthere\nhere\n");
+        for base in ["", "older\n"] {
+            let found = merged(base, here, there, Some(List::Log));
+            assert_eq!(found.as_deref(), Some(there));
+        }
+        assert_eq!(merged("1\n", "", "1\n2\n", Some(List::Log)), None);
+        // A line may end as another does.
+        let found = merged("1\n", "1\nhere\n", "1\nthere\n", Some(List::Log));
+        assert_eq!(found.as_deref(), Some("1\nthere\nhere\n"));
     }
 
     #[test]
