@@ -185,6 +185,11 @@ impl Case<'_> {
                 self.does(there, "there")?;
                 no_f()?;
             }
+            (Edited, Replaced) => {
+                self.does(there, "there")?;
+                self.beside(Edited)?;
+                fs::remove_file(self.dir.join("x.be-running/f"))?;
+            }
             (Edited | Deleted | Dressed, _) => self.does(there, "there")?,
             (Replaced, Deleted) => self.does(Replaced, "here")?,
             (Replaced, Renamed) => {

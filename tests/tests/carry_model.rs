@@ -122,6 +122,28 @@ enum Fate {
     Mixed(Node),
     /// Both are kept.
     Beside,
+    /// Both are kept, below a directory beside what is in the way.
+    Aside,
+}
+
+/// A name in a directory for what the running system has, beside all that is kept already.
+fn spot(dir: &Path, name: &str, here: &Node, free: bool, out: &Nodes) -> Option<String> {
+    let beside = (1..).map(|number| match number {
+        1 => format!("{name}.be-running"),
+        _ => format!("{name}.be-running-{number}"),
+    });
+    for name in free.then(|| name.to_owned()).into_iter().chain(beside) {
+        match out.get(&dir.join(&name)) {
+            None => return Some(name),
+            Some(there) if !there.what.is_like(&here.what) => {}
+            Some(there) => match &there.what {
+                What::File(_) if there.what == here.what => return None,
+                What::File(_) => {}
+                _ => return Some(name),
+            },
+        }
+    }
+    None
 }
 
 struct Model<'a> {
@@ -142,7 +164,8 @@ impl Model<'_> {
                 is_dir(self.new) == Some(false) && !(goes && is_dir(self.running) == Some(true))
             };
             let fate = match path.ancestors().skip(1).any(is_in_the_way) {
-                true => Fate::Stays,
+                true if self.running.get(path) == self.base.get(path) => Fate::Stays,
+                true => Fate::Aside,
                 false => self.fate(path),
             };
             fates.insert(path.clone(), fate);
@@ -168,8 +191,10 @@ impl Model<'_> {
             .as_ref()
             .is_some_and(|b| !b.what.is_like(&running.what));
         if !running.what.is_like(&new.what) || was_other {
+            let was_dir = base.is_some_and(|b| b.what == What::Dir);
             return match running.what {
-                What::Dir => Fate::Stays,
+                What::Dir if was_dir => Fate::Stays,
+                What::Dir => Fate::Aside,
                 _ => Fate::Beside,
             };
         }
@@ -249,6 +274,7 @@ impl Model<'_> {
                     out.insert(path.clone(), here.clone());
                 }
                 (Fate::Mixed(node), _) => _ = out.insert(path.clone(), node.clone()),
+                (Fate::Aside, Some(_)) => self.put_aside(path, &mut out),
                 (Fate::Beside, Some(here)) => {
                     if let Some(beside) = self.beside(path, here, &out) {
                         out.insert(beside, here.clone());
@@ -260,11 +286,35 @@ impl Model<'_> {
         out
     }
 
+    /// What the running system has at a path, and the directories on the way, below the name of
+    /// what is in the way.
+    fn put_aside(&self, path: &Path, out: &mut Nodes) {
+        let (mut from, mut to) = (PathBuf::new(), PathBuf::new());
+        let mut is_aside = false;
+        for name in path {
+            from.push(name);
+            let there = out.get(&to.join(name));
+            if !is_aside && there.is_none_or(|n| n.what == What::Dir) {
+                to.push(name);
+                continue;
+            }
+            let was_aside = std::mem::replace(&mut is_aside, true);
+            let here = &self.running[&from];
+            let name = name.to_string_lossy();
+            let Some(name) = spot(&to, &name, here, was_aside, out) else {
+                return;
+            };
+            to.push(name);
+            out.entry(to.clone()).or_insert_with(|| here.clone());
+        }
+    }
+
     /// Where the one of the running system lies; nowhere if it waits already.
     fn beside(&self, path: &Path, here: &Node, out: &Nodes) -> Option<PathBuf> {
         let name = path.file_name()?.to_str()?;
         if self.rules == Rules::Data {
-            return Some(path.with_file_name(format!("{name}.be-running")));
+            let parent = path.parent()?;
+            return Some(parent.join(spot(parent, name, here, false, out)?));
         }
         let waiting = |number| path.with_file_name(format!("._cfg{number:04}_{name}"));
         let first = (0..).find(|number| !out.contains_key(&waiting(*number)))?;

@@ -111,19 +111,24 @@ impl Root {
 
     /// Makes a directory as `like` has it at this path, but empty; one that is there is left.
     pub fn put_directory(&self, path: &Path, like: &Root) -> Result<()> {
+        self.put_directory_as(path, like, path)
+    }
+
+    /// As [`Root::put_directory`], what the other tree has at another path.
+    pub fn put_directory_as(&self, path: &Path, like: &Root, there: &Path) -> Result<()> {
         let (dir, name) = self.open_parent(path)?;
         match mkdirat(&dir, &name, Mode::RWXU) {
             Err(Errno::EXIST) => {}
             other => other.on(OP, path)?,
         }
         let made = openat(&dir, &name, DIR | OFlags::NOFOLLOW, Mode::empty()).on(OP, path)?;
-        let (source, file) = like.strict_parent(path)?;
-        let there = openat(&source, &file, DIR | OFlags::NOFOLLOW, Mode::empty()).on(OP, path)?;
+        let (source, file) = like.strict_parent(there)?;
+        let other = openat(&source, &file, DIR | OFlags::NOFOLLOW, Mode::empty()).on(OP, path)?;
         // First, because what is made in it inherits them.
         // Its locks come last, with its properties.
-        let flags = flags_of(there.as_fd()).difference(LOCKS);
+        let flags = flags_of(other.as_fd()).difference(LOCKS);
         set_flags(made.as_fd(), flags).on(OP, path)?;
-        self.put_properties(path, Some(like), Some(like), Some(like))
+        self.dress_as(path, [Some(like); 3], there)
     }
 
     /// Gives what is at `path` the permissions, owner and attributes that it has in these trees.
@@ -134,6 +139,16 @@ impl Root {
         owner: Option<&Root>,
         attributes: Option<&Root>,
     ) -> Result<()> {
+        self.dress_as(path, [mode, owner, attributes], path)
+    }
+
+    /// Permissions, owner and attributes, from these trees at that path.
+    fn dress_as(
+        &self,
+        path: &Path,
+        [mode, owner, attributes]: [Option<&Root>; 3],
+        there: &Path,
+    ) -> Result<()> {
         let (dir, name) = match path.as_os_str().is_empty() {
             true => (self.strict_dir(path)?, OsString::from(".")),
             false => self.strict_parent(path)?,
@@ -143,13 +158,13 @@ impl Root {
         // A change of owner drops set-user-ID and capabilities.
         let done = || -> Result<()> {
             if let Some(root) = owner {
-                set_owner(dir.as_fd(), &name, &root.seen(path)?.2).on(OP, path)?;
+                set_owner(dir.as_fd(), &name, &root.seen(there)?.2).on(OP, path)?;
             }
             if let Some(root) = mode {
-                set_mode(dir.as_fd(), &name, &root.seen(path)?.2).on(OP, path)?;
+                set_mode(dir.as_fd(), &name, &root.seen(there)?.2).on(OP, path)?;
             }
             if let Some(root) = attributes {
-                let (source, file, _) = root.seen(path)?;
+                let (source, file, _) = root.seen(there)?;
                 set_attributes(source.as_fd(), &file, dir.as_fd(), &name).on(OP, path)?;
             }
             Ok(())
@@ -160,7 +175,7 @@ impl Root {
             if let Some(unlocked) = unlocked {
                 unlocked.stay();
             }
-            let (source, file, _) = root.seen(path)?;
+            let (source, file, _) = root.seen(there)?;
             lock(dir.as_fd(), &name, source.as_fd(), &file).on(OP, path)?;
         }
         Ok(())

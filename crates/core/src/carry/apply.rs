@@ -12,7 +12,7 @@ use be_btrfs::rooted::{Content, Parts};
 use be_btrfs::{FileType, Root};
 
 use super::survey::Volume;
-use super::{Carry, Decision, From, Item, Mix};
+use super::{Carry, Conflict, Decision, From, Item, Mix};
 use crate::chroot::Interrupted;
 use crate::diff::entry::{self, Reading};
 use crate::diff::{Aspect, Change};
@@ -204,7 +204,14 @@ impl<'a> Work<'a> {
     fn put_beside(&mut self, item: &Item) -> Result<()> {
         let volume = &self.carry.volumes[item.place.0];
         let path = item.place.1.as_path();
-        if let Some(name) = beside(item, &volume.running, &volume.new)? {
+        let is_below = item.decision == Decision::Beside(Conflict::Way);
+        if is_below || item.kind.is_dir() {
+            let to = put_aside(volume, path)?;
+            let to = to.map(|to| volume.mount.join(to));
+            self.applied.beside.extend(to);
+            return Ok(());
+        }
+        if let Some(name) = beside(item, volume)? {
             let there = path.with_file_name(&name);
             let all = Parts::of(&volume.running);
             volume.new.put_as(&there, &all, path)?;
@@ -289,16 +296,79 @@ fn is_same(a: &Root, b: &Root, path: &Path) -> Result<bool> {
     Ok(aspects.is_empty())
 }
 
-/// The name for what lies beside another; none if the very same lies there already.
-fn beside(item: &Item, running: &Root, new: &Root) -> Result<Option<OsString>> {
-    let path = item.place.1.as_path();
-    let name = path.file_name().context("it has no name")?;
-    if !item.path.starts_with("etc") {
+/// Put a directory of the running system, or what is in it, below the name of what the environment
+/// has in its place, with [`BESIDE`] behind it. Gives where it is; none if it was there.
+fn put_aside(volume: &Volume, path: &Path) -> Result<Option<PathBuf>> {
+    let (running, new) = (&volume.running, &volume.new);
+    let (mut from, mut to) = (PathBuf::new(), PathBuf::new());
+    let mut is_aside = false;
+    for name in path {
+        from.push(name);
+        let there = look(new, &to.join(name))?;
+        let is_other = there.is_some_and(|meta| !meta.kind.is_dir());
+        if !is_aside && !is_other {
+            to.push(name);
+            continue;
+        }
+        let was_aside = std::mem::replace(&mut is_aside, true);
+        let Some(name) = spot(volume, &from, &to, name, was_aside)? else {
+            return Ok(None);
+        };
+        to.push(name);
+        match look(running, &from)?.is_some_and(|meta| meta.kind.is_dir()) {
+            true if look(new, &to)?.is_some() => {}
+            true => new.put_directory_as(&to, running, &from)?,
+            false => new.put_as(&to, &Parts::of(running), &from)?,
+        }
+    }
+    Ok(Some(to))
+}
+
+/// A name in `to` of the environment for what the running system has at `from`, which takes
+/// nothing from anything else that is kept: the very one, if that is `free`, or with [`BESIDE`]
+/// and a number behind it. None if the same is kept there.
+fn spot(
+    volume: &Volume,
+    from: &Path,
+    to: &Path,
+    name: &OsStr,
+    free: bool,
+) -> Result<Option<OsString>> {
+    let (running, new) = (&volume.running, &volume.new);
+    let here = look(running, from)?.context("it is gone")?;
+    let names = (1..MOST_WAITING).map(|number| {
         let mut other = name.to_owned();
         other.push(BESIDE);
-        return Ok(Some(other));
+        if number > 1 {
+            other.push(format!("-{number}"));
+        }
+        other
+    });
+    for name in free.then(|| name.to_owned()).into_iter().chain(names) {
+        let Some(there) = look(new, &to.join(&name))? else {
+            return Ok(Some(name));
+        };
+        match there.kind {
+            kind if kind != here.kind => {}
+            FileType::File if content(new, &to.join(&name))? == content(running, from)? => {
+                return Ok(None);
+            }
+            FileType::File => {}
+            _ => return Ok(Some(name)),
+        }
     }
+    anyhow::bail!("too many versions of it wait")
+}
+
+/// The name for what lies beside another; none if the very same lies there already.
+fn beside(item: &Item, volume: &Volume) -> Result<Option<OsString>> {
+    let (running, new) = (&volume.running, &volume.new);
+    let path = item.place.1.as_path();
+    let name = path.file_name().context("it has no name")?;
     let parent = path.parent().unwrap_or(Path::new(""));
+    if !item.path.starts_with("etc") {
+        return spot(volume, path, parent, name, false);
+    }
     let (Some(here), Some(there)) = (
         entry::open_dir(running.fd(), parent)?,
         entry::open_dir(new.fd(), parent)?,

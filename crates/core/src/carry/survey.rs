@@ -363,7 +363,7 @@ impl<'a> Looking<'a> {
         if dirs.blocked {
             return Ok(match item.change {
                 Change::Removed => None,
-                _ => Some(Decision::New(Conflict::Way)),
+                _ => Some(Decision::Beside(Conflict::Way)),
             });
         }
         let stat = |dir: &Option<OwnedFd>| -> Result<Option<Meta>> {
@@ -461,10 +461,17 @@ impl<'a> Looking<'a> {
             Verdict::Clash(Clash::RemovedHere) => Decision::New(Conflict::Removed),
             // The only version that there is.
             Verdict::Clash(Clash::RemovedThere) => Decision::Running(Conflict::Gone),
-            Verdict::Clash(Clash::Type) => match item.kind {
-                FileType::Dir => Decision::New(Conflict::Type),
-                _ => Decision::Beside(Conflict::Type),
-            },
+            Verdict::Clash(Clash::Type) => {
+                let is_new = match &item.change {
+                    Change::Changed(aspects) => aspects.contains(&Aspect::Type),
+                    _ => true,
+                };
+                match item.kind {
+                    // Nothing but its permissions or its owner would be beside.
+                    FileType::Dir if !is_new => Decision::New(Conflict::Type),
+                    _ => Decision::Beside(Conflict::Type),
+                }
+            }
         }))
     }
 
