@@ -15,7 +15,11 @@ use xtask::lab::inits::Init;
 
 /// A system with this init, with `be` in it and an environment `new`.
 fn system(init: Option<Init>) -> Result<System> {
-    let system = System::lab(Layout::AtSubvol)?;
+    laid_out(Layout::AtSubvol, init)
+}
+
+fn laid_out(layout: Layout, init: Option<Init>) -> Result<System> {
+    let system = System::lab(layout)?;
     if let Some(init) = init {
         init.install(system.root())?;
     }
@@ -162,4 +166,34 @@ fn one_whose_init_ends_fails_and_says_with_what() -> Result<()> {
     ensure!(late.stdout.contains("within 1 s"), "{}", late.stdout);
     ensure!(late.stdout.contains("--trial new"), "{}", late.stdout);
     Ok(())
+}
+
+/// Each takes a virtual machine a minute.
+mod thorough {
+    use super::*;
+
+    fn passes(layout: Layout, init: Init) -> Result<()> {
+        let system = laid_out(layout, Some(init))?;
+        let passed = test(&system, &[]).done().json();
+        assert_eq!(passed["verdict"], "passed", "{passed}");
+        nothing_left(&system)
+    }
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn one_with_openrc_in_the_top_level() -> Result<()> {
+        passes(Layout::TopLevel, Init::OpenRc)
+    }
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn one_whose_boot_was_an_ext4() -> Result<()> {
+        passes(Layout::BootExt4, Init::Systemd)
+    }
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn one_of_many_subvolumes() -> Result<()> {
+        passes(Layout::AtMany, Init::Systemd)
+    }
 }

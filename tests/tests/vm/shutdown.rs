@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use be_tests::vm::{LONG, Machine, emulated};
 use xtask::image::{Layout, Tree};
 use xtask::lab::inits::Init;
@@ -103,9 +103,20 @@ fn loses_nothing(init: Init, layout: Layout, firmware: Firmware) -> Result<()> {
     assert_eq!(machine.sh(there)?, "1\n1\n@daily true\nend\n0,1073741828\n");
     let rows = machine.sh(ROWS)?;
     ensure!(rows.contains("the end of /@ 1\n"), "{rows}");
-    let list = machine.json("status")?;
-    let running = list["running"].as_str().context("nothing runs")?;
-    assert_eq!(running, "new");
+
+    // And back, with the password that was changed once more.
+    machine.sh("sed -i 's/^root:changed:/root:again:/' /etc/shadow")?;
+    let said = machine
+        .vm()
+        .check("be rollback --carry /etc/shadow", LONG)?;
+    ensure!(said.contains("default boots next"), "{said}");
+    machine.vm().send("reboot\n")?;
+    boots(&mut machine, init, "default", "be.boot=default")?;
+    ensure!(machine.sh("hello")? == "hello 1\n");
+    machine.sh("grep -q ^root:again: /etc/shadow")?;
+    // The database is the one from before.
+    let rows = machine.sh(ROWS)?;
+    ensure!(rows.contains("/@ ") && !rows.contains("/@be/new"), "{rows}");
     Ok(())
 }
 
