@@ -830,6 +830,22 @@ fn nothing_outside_the_environment_is_touched() -> Result<()> {
     assert_eq!(fs::read_link(there("/srv/d/f"))?, target.join("f"));
     let beside = fs::read_to_string(there("/srv/d/f.be-running"))?;
     assert_eq!(beside, "from the running system");
+
+    // A person is told until it is gone.
+    system.be.run(&["activate", "--no-trial", "new"]).done();
+    let status = system.be.run(&["status"]).done().stdout;
+    ensure!(status.contains("and both kept: /srv/"), "{status}");
+    let told = || {
+        let status = system.be.run(&["status", "--json"]).done().json();
+        let paths = status["beside"]["new"].as_array().cloned();
+        paths
+            .unwrap_or_default()
+            .iter()
+            .any(|p| p == "/srv/d/f.be-running")
+    };
+    ensure!(told(), "{status}");
+    fs::remove_file(there("/srv/d/f.be-running"))?;
+    ensure!(!told(), "{status}");
     Ok(())
 }
 

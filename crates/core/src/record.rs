@@ -580,6 +580,10 @@ pub struct Record {
     /// Why its last trial failed; none once it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_failure: Option<TrialFailure>,
+    /// Absolute paths in it at which something of the running system was kept, because both had
+    /// changed it; some may be gone by now. What is not UTF-8 in them is replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
     /// What is to be done when the system that it was cloned from shuts down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_shutdown: Option<AtShutdown>,
@@ -607,6 +611,7 @@ impl Record {
             renamed_from: None,
             upgrade: None,
             trial_failure: None,
+            beside: Vec::new(),
             at_shutdown: None,
             extra: Map::new(),
         }

@@ -43,6 +43,9 @@ pub struct Status {
     pub left_behind: Option<LeftBehind>,
     /// What upgrades left for a person, by environment.
     pub debts: Vec<(EnvName, Debt)>,
+    /// What was kept beside something else when the running system was carried, and is still
+    /// there, by environment; absolute paths. Without what waits beside configuration files.
+    pub beside: Vec<(EnvName, Vec<String>)>,
     /// Room, in bytes.
     pub space: Space,
     /// How many environments there are.
@@ -181,6 +184,7 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
         pending: now_merging(session, inv, pending(inv)),
         left_behind,
         debts,
+        beside: beside(session, running.into_iter().chain(to_come)),
         space: Space {
             data: space.data_available(),
             metadata: space.metadata_available(),
@@ -201,6 +205,28 @@ fn to_come(inv: &Inventory) -> Option<&Environment> {
     let ready =
         |e: &&Environment| e.record.upgrade.is_some() && e.is_unbooted() && e.root.is_some();
     next.or_else(|| inv.environments.iter().rev().find(ready))
+}
+
+/// What is still there of what was kept beside something else.
+fn beside<'a>(
+    session: &Session,
+    environments: impl Iterator<Item = &'a Environment>,
+) -> Vec<(EnvName, Vec<String>)> {
+    let still = environments.filter_map(|env| {
+        let is_config = |path: &&String| Path::new(path).starts_with("/etc");
+        let mut paths = env
+            .record
+            .beside
+            .iter()
+            .filter(|p| !is_config(p))
+            .peekable();
+        paths.peek()?;
+        let root = session.whole(env).ok()?;
+        let there = paths.filter(|path| root.lstat(path.trim_start_matches('/')).is_ok());
+        let there: Vec<_> = there.cloned().collect();
+        (!there.is_empty()).then(|| (env.name().clone(), there))
+    });
+    still.collect()
 }
 
 fn debt(session: &Session, env: &Environment) -> Result<Debt> {

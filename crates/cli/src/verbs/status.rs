@@ -64,6 +64,15 @@ fn text(found: &Status) -> String {
     {
         line("behind", &behind);
     }
+    for (name, paths) in &found.beside {
+        let first = paths.first().map_or("", String::as_str);
+        let more = match paths.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let what = "changed on both sides, and both kept";
+        line("to do", &format!("{name}: {what}: {first}{more}"));
+    }
     for (name, debt) in &found.debts {
         line("to do", &format!("{name}: {}", owed(name, debt)));
     }
@@ -208,6 +217,11 @@ fn size(bytes: u64) -> String {
 }
 
 fn document(found: &Status, hooked: bool, free: u64) -> Value {
+    let beside: Map<String, Value> = found
+        .beside
+        .iter()
+        .map(|(name, paths)| (name.to_string(), json!(paths)))
+        .collect();
     let debts: Map<String, Value> = found
         .debts
         .iter()
@@ -248,6 +262,7 @@ fn document(found: &Status, hooked: bool, free: u64) -> Value {
         "pending": found.pending,
         "left_behind": left_behind,
         "debt": debts,
+        "beside": beside,
         "free": free,
         "space": found.space,
         "environments": found.environments,

@@ -1,6 +1,7 @@
 //! The whole of it: the running system held still, what it changed put into the environment, and
 //! what was carried remembered as the base of the next time.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -196,6 +197,7 @@ pub(crate) fn over_claimed(
             true => Some(replay(session, route, &carry.diff, terms)?),
             false => None,
         };
+        keep_in_mind(session, name, &applied)?;
         session.store.top.sync()?;
         if !route.back {
             remember(session, name, &dir, bases)?;
@@ -380,6 +382,22 @@ fn before_rollback(
     let what = (name, DESCRIPTION);
     take(session, inv, env.name(), what, terms.now, terms.lock)?;
     Ok(named)
+}
+
+/// Note down what was put beside something else, until it is gone.
+fn keep_in_mind(session: &Session, name: &EnvName, applied: &Applied) -> Result<()> {
+    if applied.beside.is_empty() {
+        return Ok(());
+    }
+    let mut record = session.store.record_of(name)?;
+    let known = record.beside.iter().cloned();
+    let new = applied.beside.iter();
+    let new = new.map(|path| format!("/{}", path.to_string_lossy()));
+    let all: BTreeSet<_> = known.chain(new).collect();
+    record.beside = all.into_iter().collect();
+    session
+        .store
+        .write_record(&Paths::environment(name), &record)
 }
 
 /// The snapshots take the places of the bases: what is newer than they are is what is carried
