@@ -137,9 +137,9 @@ fn spot(dir: &Path, name: &str, here: &Node, free: bool, out: &Nodes) -> Option<
             None => return Some(name),
             Some(there) if !there.what.is_like(&here.what) => {}
             Some(there) => match &there.what {
-                What::File(_) if there.what == here.what => return None,
-                What::File(_) => {}
-                _ => return Some(name),
+                What::Dir => return Some(name),
+                what if *what == here.what => return None,
+                _ => {}
             },
         }
     }

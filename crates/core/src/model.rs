@@ -193,10 +193,16 @@ impl Environment {
         self.name().as_str() == name
     }
 
-    /// Whether it boots next once the running system has shut down properly, and not before.
-    pub fn waits_for_shutdown(&self) -> bool {
+    /// Whether it boots next once the running system, with this root, has shut down properly,
+    /// and not before.
+    pub fn waits_for_shutdown(&self, running: &str) -> bool {
         let then = self.record.at_shutdown.as_ref();
-        then.is_some_and(|then| then.switch.is_some()) && self.root.is_some() && !self.running
+        let base = self.record.root().and_then(|root| root.base.as_ref());
+        then.is_some_and(|then| then.switch.is_some())
+            && base.is_some_and(|base| base.of == running)
+            && self.root.is_some()
+            && !self.running
+            && self.usable()
     }
 
     /// Whether it may be in the menu and may be activated.

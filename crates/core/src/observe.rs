@@ -121,9 +121,13 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
         })
         .collect();
     lend(store, &tree, &mut environments);
-    if environments.iter().any(Environment::waits_for_shutdown) {
+    let running = root.uuid.to_string();
+    if environments
+        .iter()
+        .any(|env| env.waits_for_shutdown(&running))
+    {
         for env in &mut environments {
-            env.next = env.waits_for_shutdown();
+            env.next = env.waits_for_shutdown(&running);
         }
     }
     environments.sort_by(|a, b| (a.record.created, a.name()).cmp(&(b.record.created, b.name())));

@@ -322,6 +322,7 @@ impl Refusal {
             Refusal::NoSpace { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
             Refusal::Conflicts { .. } => exit::CONFLICTS,
+            Refusal::Closed { .. } => exit::NOT_BOOTABLE,
             Refusal::BadEmergeOption { .. }
             | Refusal::NoOptions { .. }
             | Refusal::NoDepclean { .. }

@@ -157,7 +157,7 @@ impl Session {
         };
         let root = env.root.as_ref();
         let root = root.and_then(|root| self.store.root_of(&root.path).ok());
-        let by_itself = shutdown::is_armed(inv) && carry::goes_by_itself(self, inv, env);
+        let by_itself = shutdown::is_armed(self, inv) && carry::goes_by_itself(self, inv, env);
         Switch {
             how,
             judged: root.is_some_and(|root| files::judges(&root)),

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -15,15 +16,28 @@ use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::plan::{self, Left, Plan, Step};
 use crate::record::AtShutdown;
-use crate::refusal::Refusal;
 use crate::session::Session;
 
 /// There while the service runs that does this when it is stopped.
 const ARMED: &str = "/run/be-carry";
 
 /// Whether something is done when the managed system shuts down.
-pub fn is_armed(inv: &Inventory) -> bool {
-    inv.sysroot == Path::new("/") && host::sees_the_machine() && Path::new(ARMED).exists()
+pub fn is_armed(session: &Session, inv: &Inventory) -> bool {
+    session.config.carry.shutdown_seconds > 0
+        && inv.sysroot == Path::new("/")
+        && host::sees_the_machine()
+        && Path::new(ARMED).exists()
+}
+
+/// Whether only userspace or the kernel starts anew, and GRUB is not asked, as far as systemd
+/// says so.
+fn goes_around_grub() -> bool {
+    let jobs = Command::new("systemctl")
+        .args(["list-jobs", "--no-legend", "--no-pager"])
+        .output();
+    let jobs = jobs.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let targets = ["soft-reboot.target", "kexec.target"];
+    jobs.is_ok_and(|jobs| targets.iter().any(|target| jobs.contains(target)))
 }
 
 /// The environment that waits for the shutdown, with what is to be done.
@@ -43,6 +57,10 @@ pub fn last_moment(session: &Session, inv: Inventory, terms: &Terms<'_>) -> Resu
     let Some((env, then)) = waiting(&inv) else {
         return Ok(None);
     };
+    // That of be activate --now is the one that boots by it.
+    if inv.sysroot == Path::new("/") && then.switch.is_some() && goes_around_grub() {
+        return Ok(None);
+    }
     let (name, then) = (env.name().clone(), then.clone());
     let done = carry_and_switch(session, inv, &name, &then, terms);
     let late = || format!("no time was left for {name}");
@@ -104,17 +122,12 @@ fn carry_and_switch(
     terms: &Terms<'_>,
 ) -> Result<Last> {
     let env = inv.get(name)?;
-    if !carry::goes_by_itself(session, &inv, env) {
-        let running = inv.running()?.name().clone();
-        let name = name.clone();
-        return Err(Refusal::NotFromRunning { name, running }.into());
-    }
+    let route = Route::into_clone(&inv, env)?;
     let mut notes = Vec::new();
-    if carry::is_due(session, &inv, env)? {
-        let route = Route::into_clone(&inv, env)?;
-        let over = carry::over(session, inv, &route, terms)?;
-        notes.extend(over.still_good(session, terms.interrupted)?.sentences());
-        carry::keep_activated(session, name, terms.now, terms.lock)?;
+    if carry::goes_by_itself(session, &inv, env) {
+        notes = carry::over(session, inv, &route, terms)?.sentences();
+        carry::still_good(session, name, terms.interrupted)?;
+        carry::keep_activated(session, name, terms.now, terms.lock);
         inv = session.observe()?;
     }
     if terms.interrupted.came() {

@@ -19,6 +19,7 @@ use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
 use crate::record::{Phase, State};
 use crate::session::Session;
+use crate::shutdown;
 use crate::stale::{LeftBehind, left_behind_at_last_commit};
 use crate::upgrade::Merging;
 
@@ -178,7 +179,7 @@ pub fn status(session: &Session, inv: &Inventory, path: &OsStr) -> Result<Status
         running: running.map(|e| e.name().clone()),
         root: inv.system.root.option(),
         kernel: kernel(inv),
-        next: next(inv, seen.next_entry),
+        next: unless_nobody_does_it(session, inv, next(inv, seen.next_entry)),
         fallback: fallback(inv, health::boot(inv)),
         no_trial: block::place(session, inv).err(),
         pending: now_merging(session, inv, pending(inv)),
@@ -253,6 +254,18 @@ fn kernel(inv: &Inventory) -> Option<String> {
     Some(release.trim().to_owned())
 }
 
+/// What waits for a shutdown waits for a service, too.
+fn unless_nobody_does_it(session: &Session, inv: &Inventory, mut next: Next) -> Next {
+    if let (Why::AtShutdown(failed), Some(name)) = (&mut next.why, &next.default)
+        && inv.sysroot == Path::new("/")
+        && !shutdown::is_armed(session, inv)
+    {
+        let none = format!("the service be-carry does not run; be activate {name}, without it");
+        failed.get_or_insert(none);
+    }
+    next
+}
+
 fn next(inv: &Inventory, grub_reboot: Option<String>) -> Next {
     let find = |is: fn(&Environment) -> bool| inv.environments.iter().find(|e| is(e));
     let next = find(|e| e.next);
@@ -263,7 +276,7 @@ fn next(inv: &Inventory, grub_reboot: Option<String>) -> Next {
         (Some(why), ..) => Why::Unknown(why.clone()),
         (_, false, _) => Why::NotHooked,
         (_, _, None) => Why::NoDefault,
-        (.., Some(env)) if env.waits_for_shutdown() => {
+        (.., Some(env)) if env.waits_for_shutdown(&inv.system.root.uuid) => {
             let then = env.record.at_shutdown.as_ref();
             Why::AtShutdown(then.and_then(|then| then.failed.clone()))
         }

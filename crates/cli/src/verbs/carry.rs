@@ -13,7 +13,7 @@ use be_core::refusal::{NothingToDo, Refusal};
 use be_core::shutdown;
 use serde_json::{Value, json};
 
-use super::environment;
+use super::{confirm, environment};
 use crate::args::Global;
 use crate::complete;
 use crate::context::{Context, Work};
@@ -86,9 +86,15 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     Ok(carried(args.all, done))
 }
 
+/// How long a shutdown waits for another be, which ends as well.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The most that be.toml can give it, in seconds: the service ends a little later.
+const LAST_LIMIT: u64 = 70;
+
 fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
     // What is left may be bad: it is not confirmed by that.
-    let work = ctx.begin_unconfirmed()?;
+    let work = confirm::begin(ctx, LAST_PATIENCE)?;
     let nothing = || Outcome::new(json!({ "environment": null }));
     let Some(lock) = &work.lock else {
         let waiting = shutdown::waiting(&work.inv);
@@ -99,9 +105,8 @@ fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
         return Ok(nothing().text(text));
     };
     let interrupted = Interrupted::watch()?;
-    interrupted.after(Duration::from_secs(
-        ctx.session.config.carry.shutdown_seconds,
-    ));
+    let limit = ctx.session.config.carry.shutdown_seconds.min(LAST_LIMIT);
+    interrupted.after(Duration::from_secs(limit));
     let terms = Terms {
         strict: false,
         packages: false,
@@ -130,7 +135,7 @@ pub fn before_switch(
     let env = work.inv.get(name)?;
     let due = match wanted.carry {
         Some(asked) => asked,
-        None => carry::is_due(session, &work.inv, env)?,
+        None => carry::is_due(session, &work.inv, env),
     };
     let mut notes = Vec::new();
     let Some(lock) = &work.lock else {
@@ -141,22 +146,25 @@ pub fn before_switch(
         }
         return Ok((work, notes));
     };
-    if due {
+    let by_itself = wanted.carry != Some(false) && carry::goes_by_itself(session, &work.inv, env);
+    if due || by_itself {
+        let kept = || format!("{name} was not activated");
         let interrupted = Interrupted::watch()?;
-        let terms = Terms {
-            strict: wanted.strict,
-            packages: true,
-            now: ctx.now,
-            lock,
-            interrupted: &interrupted,
-        };
-        let route = Route::into_clone(&work.inv, env)?;
-        let done = over(session, work.inv, &route, &terms)
-            .and_then(|done| done.still_good(session, &interrupted))
-            .with_context(|| format!("{name} was not activated"))?;
-        notes = done.sentences();
+        if due {
+            let terms = Terms {
+                strict: wanted.strict,
+                packages: true,
+                now: ctx.now,
+                lock,
+                interrupted: &interrupted,
+            };
+            let route = Route::into_clone(&work.inv, env)?;
+            let done = over(session, work.inv, &route, &terms).with_context(kept)?;
+            notes = done.sentences();
+        }
+        carry::still_good(session, name, &interrupted).with_context(kept)?;
     }
-    carry::keep_activated(session, name, ctx.now, lock)?;
+    carry::keep_activated(session, name, ctx.now, lock);
     work.inv = session.observe()?;
     Ok((work, notes))
 }
@@ -202,8 +210,8 @@ pub fn carried(all: bool, done: Over) -> Outcome {
     let left = left.map(|(package, why)| json!({ "package": package, "why": why }));
     fields["applied"]["packages"] = replayed.done.into();
     fields["applied"]["packages_left"] = left.collect();
-    let back = format!("before it: {before}");
-    let notes = packages.into_iter().chain(carry.notes).chain([back]);
+    let back = before.map(|before| format!("before it: {before}"));
+    let notes = packages.into_iter().chain(carry.notes).chain(back);
     Outcome::new(fields).text(text).notes(notes)
 }
 
@@ -262,7 +270,8 @@ pub fn text(carry: &Carry, all: bool, done: bool) -> String {
     for (why, number) in left {
         out.push_str(&format!("left: {} ({why})\n", count(number, "path")));
     }
-    for package in &carry.packages {
+    // What became of them is told apart.
+    for package in carry.packages.iter().filter(|_| !done) {
         out.push_str(&format!("package on the running system only: {package}\n"));
     }
     out

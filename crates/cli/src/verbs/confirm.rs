@@ -133,11 +133,11 @@ fn confirm(ctx: &mut Context, work: Work) -> Result<Outcome> {
 
 /// As [`Context::begin_unconfirmed`], waiting for whoever works with the store now: what is
 /// well must not be given up because an upgrade began with the boot.
-fn begin(ctx: &mut Context) -> Result<Work> {
+pub fn begin(ctx: &mut Context, patience: Duration) -> Result<Work> {
     let start = Instant::now();
     loop {
         match ctx.begin_unconfirmed() {
-            Err(e) if is_busy(&e) && start.elapsed() < PATIENCE => sleep(MOMENT),
+            Err(e) if is_busy(&e) && start.elapsed() < patience => sleep(MOMENT),
             done => return done,
         }
     }
@@ -149,7 +149,7 @@ fn is_busy(error: &anyhow::Error) -> bool {
 
 fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     // Takes note of what GRUB has given up, and lets go of the lock: checks may take long.
-    let work = match begin(ctx) {
+    let work = match begin(ctx, PATIENCE) {
         Err(e) if matches!(e.downcast_ref(), Some(Refusal::ReadOnly)) => {
             // Forced so after an error: nothing could be confirmed or noted down.
             if let Some(Boot::Trial(left)) = health::boot(&ctx.session.observe()?) {
@@ -170,6 +170,12 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     let name = inv.running()?.name().clone();
     let boot = health::boot(inv);
     fallback(&name, boot.as_ref(), inv)?;
+    if let Some(why) = lacks_the_last(inv) {
+        health::announce(&format!(
+            "be: what changed last before {name} was booted is not in it: {why}.\n\
+             It is where it was: be diff --files shows it."
+        ))?;
+    }
     let on_trial = inv.running()?.trial.is_some();
     drop(work.lock);
     if ctx.dry_run {
@@ -183,7 +189,7 @@ fn after_boot(ctx: &mut Context) -> Result<Outcome> {
     health::note(&ctx.session.store, &name, &found, ctx.now)?;
     let mut outcome = match (found.failures.is_empty(), on_trial, &boot) {
         (true, ..) => {
-            let work = begin(ctx)?;
+            let work = begin(ctx, PATIENCE)?;
             confirm(ctx, work)?
         }
         (false, true, Some(Boot::Trial(left))) => {
@@ -222,6 +228,12 @@ fn try_again(ctx: &mut Context, why: &str, left: u8) -> Result<()> {
     reboot::now(reboot::Way::Reboot)
 }
 
+/// Why what changed last is not in the running environment, if the shutdown was to carry it.
+fn lacks_the_last(inv: &be_core::model::Inventory) -> Option<&str> {
+    let record = &inv.running().ok()?.record;
+    record.at_shutdown.as_ref()?.failed.as_deref()
+}
+
 /// Tell who logs in that the last shutdown was to end in another environment.
 fn still_waits(next: &EnvName, then: &AtShutdown, name: &EnvName) -> Result<()> {
     let why = match &then.failed {
@@ -239,7 +251,10 @@ fn still_waits(next: &EnvName, then: &AtShutdown, name: &EnvName) -> Result<()> 
 fn fallback(name: &EnvName, boot: Option<&Boot>, inv: &be_core::model::Inventory) -> Result<()> {
     let Some(Boot::Fallback(failed)) = boot else {
         return match shutdown::waiting(inv) {
-            Some((env, then)) if env.waits_for_shutdown() => still_waits(env.name(), then, name),
+            Some((env, then)) if env.waits_for_shutdown(&inv.system.root.uuid) => {
+                still_waits(env.name(), then, name)
+            }
+            _ if lacks_the_last(inv).is_some() => Ok(()),
             _ => {
                 health::withdraw();
                 Ok(())

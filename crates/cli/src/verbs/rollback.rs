@@ -92,12 +92,19 @@ fn go_back(args: &Args, ctx: &mut Context, work: Work, name: &EnvName) -> Result
     let route = Route::back(&work.inv, work.inv.get(name)?, only);
     let mut when = When::as_it_is();
     if args.carry.is_none() {
-        let Ok(route) = route else {
-            return switch(ctx, work, name, when);
-        };
-        let found = carry::survey(&ctx.session, &work.inv, &route, Origin::Live)?;
-        when.stays_told = true;
-        return Ok(switch(ctx, work, name, when)?.notes(stays(&found)));
+        // It is for information: the way back does not depend on it.
+        let found = route
+            .map_err(anyhow::Error::from)
+            .and_then(|route| carry::survey(&ctx.session, &work.inv, &route, Origin::Live));
+        when.stays_told = found.is_ok();
+        let told = found.map_or_else(
+            |e| match e.downcast_ref() {
+                Some(Refusal::NothingKept { .. }) => Vec::new(),
+                _ => vec![format!("what stays behind is not known: {e:#}")],
+            },
+            |found| stays(&found),
+        );
+        return Ok(switch(ctx, work, name, when)?.notes(told));
     }
     let route = route?;
     when.stays_told = true;

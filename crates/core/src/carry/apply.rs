@@ -350,11 +350,9 @@ fn spot(
         };
         match there.kind {
             kind if kind != here.kind => {}
-            FileType::File if content(new, &to.join(&name))? == content(running, from)? => {
-                return Ok(None);
-            }
-            FileType::File => {}
-            _ => return Ok(Some(name)),
+            FileType::Dir => return Ok(Some(name)),
+            _ if is_known_same((new, &to.join(&name)), (running, from))? => return Ok(None),
+            _ => {}
         }
     }
     anyhow::bail!("too many versions of it wait")
@@ -396,7 +394,7 @@ fn beside(item: &Item, volume: &Volume) -> Result<Option<OsString>> {
         if let (Some(waits), Some(mine)) = (waits, mine)
             && waits.kind == FileType::File
             && mine.kind == FileType::File
-            && content(new, &parent.join(&other))? == content(running, path)?
+            && is_known_same((new, &parent.join(&other)), (running, path))?
         {
             return Ok(None);
         }
@@ -411,8 +409,14 @@ fn beside(item: &Item, volume: &Volume) -> Result<Option<OsString>> {
 /// Larger files than this are not compared to find out that they wait already, in bytes.
 const MAX_WAITING: u64 = 16 << 20;
 
-fn content(root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
-    Ok(root.strict_read(path, MAX_WAITING)?)
+/// Whether two files, or links, have the same content; not known of large ones and of devices.
+fn is_known_same(a: (&Root, &Path), b: (&Root, &Path)) -> Result<bool> {
+    let links = [a, b].map(|(root, path)| root.readlink(path).ok());
+    if let [Some(one), Some(other)] = links {
+        return Ok(one == other);
+    }
+    let read = |(root, path): (&Root, &Path)| root.strict_read(path, MAX_WAITING);
+    Ok(matches!((read(a)?, read(b)?), (Some(one), Some(other)) if one == other))
 }
 
 /// All names of the files with several that are to be made.

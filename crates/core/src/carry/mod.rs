@@ -24,7 +24,9 @@ use serde::Serialize;
 
 pub use self::apply::Applied;
 pub use self::decide::{Clash, From, Mix};
-pub use self::over::{BEFORE, Over, Terms, forget, goes_by_itself, is_due, keep_activated, over};
+pub use self::over::{
+    BEFORE, Over, Terms, forget, goes_by_itself, is_due, keep_activated, over, still_good,
+};
 pub(crate) use self::over::{is_before, over_claimed};
 pub use self::pattern::PathPattern;
 pub use self::replay::Replayed;

@@ -2,6 +2,7 @@
 //! what was carried remembered as the base of the next time.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -16,6 +17,7 @@ use super::survey::{Origin, survey};
 use crate::chroot::Interrupted;
 use crate::execute::{SOURCES, discard_new, execute, make_snapshot};
 use crate::gates::{self, Gate};
+use crate::log;
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan;
@@ -54,27 +56,40 @@ pub struct Over {
     pub applied: Applied,
     /// What became of packages; none if they were not to be touched.
     pub replayed: Option<Replayed>,
-    /// The environment as it was before.
-    pub before: Named,
+    /// The environment as it was before; none if there was no room for that, or somebody else's
+    /// snapshot has that name.
+    pub before: Option<Named>,
+}
+
+/// Look once more at what configuration can break that a person or a program changed, in an
+/// environment into which something goes by itself.
+///
+/// # Errors
+/// [`Refusal::Closed`].
+pub fn still_good(session: &Session, name: &EnvName, interrupted: &Interrupted) -> Result<()> {
+    let record = session.store.record_of(name)?;
+    let off = record.upgrade.as_ref().map(|u| u.no_gates.clone());
+    let off = off.unwrap_or_default();
+    let found = gates::examine(session, &record, &[Gate::Sshd], &off, interrupted)?;
+    match found.iter().find(|found| found.failed()) {
+        None => Ok(()),
+        Some(closed) => Err(Refusal::Closed {
+            name: record.name,
+            gate: closed.gate.name(),
+            why: closed.short(),
+        }
+        .into()),
+    }
 }
 
 impl Over {
-    /// Look once more at what configuration can break that a person or a program changed.
-    ///
-    /// # Errors
-    /// [`Refusal::Closed`].
-    pub fn still_good(self, session: &Session, interrupted: &Interrupted) -> Result<Self> {
-        let record = session.store.record_of(&self.carry.to)?;
-        let found = gates::examine(session, &record, &[Gate::Sshd], &[], interrupted)?;
-        match found.iter().find(|found| found.failed()) {
-            None => Ok(self),
-            Some(closed) => Err(Refusal::Closed {
-                name: record.name,
-                gate: closed.gate.name(),
-                why: closed.short(),
-            }
-            .into()),
-        }
+    /// For be log.
+    fn write_down(&self, session: &Session, terms: &Terms<'_>) -> Result<()> {
+        let mut text = format!("=== {} carry\n", terms.now.format("%Y-%m-%d %H:%M:%S"));
+        text.extend(self.sentences().iter().map(|s| format!("{s}\n")));
+        let mut log = log::append(&session.store, &self.carry.to)?;
+        log.write_all(text.as_bytes())
+            .context("cannot write the log")
     }
 
     /// In short, for who did not ask for it.
@@ -141,16 +156,14 @@ fn is_fresh(env: &Environment) -> bool {
 }
 
 /// Whether something is to go over by itself before an environment boots next.
-///
-/// # Errors
-/// When one of the trees cannot be read.
-pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> Result<bool> {
-    if !goes_by_itself(session, inv, env) {
-        return Ok(false);
-    }
-    let route = Route::into_clone(inv, env)?;
-    let found = survey(session, inv, &route, Origin::Live)?;
-    Ok(!found.is_empty() || !found.packages.is_empty())
+pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> bool {
+    let Ok(route) = Route::into_clone(inv, env) else {
+        return false;
+    };
+    // What changes while it is looked at is looked at again where it is held still.
+    let found = || survey(session, inv, &route, Origin::Live);
+    goes_by_itself(session, inv, env)
+        && found().map_or(true, |f| !f.is_empty() || !f.packages.is_empty())
 }
 
 /// Carry what changed on the running system into an environment. Cut off at any point, the
@@ -188,7 +201,7 @@ pub(crate) fn over_claimed(
             return Err(Refusal::Conflicts { name, count }.into());
         }
         let before = match route.back {
-            true => before_rollback(session, inv, &env, terms)?,
+            true => Some(before_rollback(session, inv, &env, terms)?),
             false => before(session, inv, &env, terms)?,
         };
         let applied = apply(session, &carry, terms.interrupted)?;
@@ -199,15 +212,19 @@ pub(crate) fn over_claimed(
         };
         keep_in_mind(session, name, &applied)?;
         session.store.top.sync()?;
-        if !route.back {
-            remember(session, name, &dir, bases)?;
-        }
-        Ok(Over {
+        let over = Over {
             carry,
             applied,
             replayed,
             before,
-        })
+        };
+        // Whatever happens after this: it will not be found again.
+        over.write_down(session, terms)?;
+        let waits = packages_wait(session, &over);
+        if !route.back && !waits {
+            remember(session, name, &dir, bases)?;
+        }
+        Ok(over)
     });
     let work = Path::new(Paths::NEW).join(name.as_str());
     let discarded = match session.store.dir.exists(work)? {
@@ -219,12 +236,24 @@ pub(crate) fn over_claimed(
     Ok(done)
 }
 
+/// Whether packages changed that are to go over when there is time for it: the next time still
+/// has to find them.
+fn packages_wait(session: &Session, over: &Over) -> bool {
+    let wanted = session.config.carry.packages && over.replayed.is_none();
+    wanted && !over.carry.packages.is_empty()
+}
+
 /// Keep the result of an upgrade as it is when it is about to boot for the first time: what is
 /// newer in it can be taken back one day.
 ///
-/// # Errors
-/// When the snapshot cannot be taken.
-pub fn keep_activated(
+/// That it cannot be taken keeps nothing from booting.
+pub fn keep_activated(session: &Session, name: &EnvName, now: DateTime<FixedOffset>, lock: &Lock) {
+    if let Err(e) = try_keep_activated(session, name, now, lock) {
+        tracing::warn!("{name}@{ACTIVATED} was not taken: {e:#}");
+    }
+}
+
+fn try_keep_activated(
     session: &Session,
     name: &EnvName,
     now: DateTime<FixedOffset>,
@@ -349,19 +378,19 @@ fn before(
     inv: Inventory,
     env: &Environment,
     terms: &Terms<'_>,
-) -> Result<Named> {
+) -> Result<Option<Named>> {
     let name = SnapName::parse(BEFORE).map_err(anyhow::Error::msg)?;
     let named = Named::snapshot(env.name(), &name);
     if let Some(there) = env.record.snapshot(&name) {
-        return match is_before(there) {
-            true => Ok(named),
-            // Somebody else's: it tells of another moment.
-            false => Err(Refusal::SnapshotExists { name: named }.into()),
-        };
+        // Somebody else's tells of another moment.
+        return Ok(is_before(there).then_some(named));
+    }
+    if inv.fs.free < plan::MIN_FREE {
+        return Ok(None);
     }
     let what = (name, DESCRIPTION);
     take(session, inv, env.name(), what, terms.now, terms.lock)?;
-    Ok(named)
+    Ok(Some(named))
 }
 
 /// Keep the environment as it is; each time anew, as it is one that somebody has worked with.

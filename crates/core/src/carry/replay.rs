@@ -10,7 +10,8 @@ use be_btrfs::{Mode, Root};
 use be_portage::diff::PackageDiff;
 use be_portage::emerge::{self, Emerge};
 use be_portage::pretend::{self, Kind};
-use be_portage::vdb::Installed;
+use be_portage::vdb::{Installed, Package};
+use be_portage::version::version_cmp;
 
 use super::over::Terms;
 use super::route::Route;
@@ -37,26 +38,51 @@ pub struct Replayed {
     pub left: Vec<(String, &'static str)>,
 }
 
-/// What is to be done in the environment: to install, to remove.
-fn wanted(diff: &PackageDiff, there: &Installed) -> (Vec<String>, Vec<String>) {
+/// What is to be done in the environment.
+#[derive(Debug, Default)]
+struct Wanted {
+    install: Vec<String>,
+    remove: Vec<String>,
+    /// Not to be done, with the reason.
+    left: Vec<(String, &'static str)>,
+}
+
+fn wanted(diff: &PackageDiff, there: &Installed) -> Wanted {
+    let mut wanted = Wanted::default();
     let added = diff.added.iter().map(|e| (&e.package, &e.version));
     let changes = diff.upgraded.iter().chain(&diff.downgraded);
-    let changed = changes.map(|c| (&c.package, &c.to));
-    let install = added.chain(changed).filter(|(package, version)| {
-        // What the upgrade has brought is as new, or newer.
-        let of_package = there.packages.iter().filter(|p| p.cp() == **package);
-        let newer = |p: &be_portage::vdb::Package| {
-            be_portage::version::version_cmp(&p.version, version).is_ge()
-        };
-        !of_package.into_iter().any(newer)
-    });
-    let install = install.map(|(package, version)| format!("{package}-{version}"));
-    let remove = diff
-        .removed
+    for (package, version) in added.chain(changes.map(|c| (&c.package, &c.to))) {
+        let cpv = format!("{package}-{version}");
+        let newer = |p: &Package| p.cp() == *package && version_cmp(&p.version, version).is_gt();
+        match there.find(&cpv) {
+            Some(_) => {}
+            None if there.packages.iter().any(newer) => {
+                let why = "the environment has a newer version";
+                wanted.left.push((format!("+{cpv}"), why));
+            }
+            None => wanted.install.push(cpv),
+        }
+    }
+    for entry in &diff.removed {
+        let cpv = format!("{}-{}", entry.package, entry.version);
+        let other = |p: &Package| p.cp() == entry.package;
+        match there.find(&cpv) {
+            Some(_) if !cpv.starts_with(KERNELS) => wanted.remove.push(cpv),
+            Some(_) => wanted.left.push((format!("-{cpv}"), "kernels stay")),
+            None if there.packages.iter().any(other) => {
+                let why = "the environment has another version";
+                wanted.left.push((format!("-{cpv}"), why));
+            }
+            None => {}
+        }
+    }
+    let again = diff
+        .rebuilt
         .iter()
-        .map(|e| format!("{}-{}", e.package, e.version));
-    let remove = remove.filter(|cpv| there.find(cpv).is_some() && !cpv.starts_with(KERNELS));
-    (install.collect(), remove.collect())
+        .map(|c| format!("+{}-{}", c.package, c.to));
+    let why = "built again; the environment keeps the build that it has";
+    wanted.left.extend(again.map(|cpv| (cpv, why)));
+    wanted
 }
 
 /// Do it.
@@ -70,10 +96,7 @@ pub(super) fn replay(
     terms: &Terms<'_>,
 ) -> Result<Replayed> {
     let record = session.store.record_of(&route.to)?;
-    let (install, remove) = wanted(diff, &session.packages_of(&record)?);
-    let again = diff.rebuilt.iter();
-    let why = "built again; the environment keeps the build that it has";
-    let again = again.map(|c| (format!("{}-{}", c.package, c.to), why));
+    let wanted = wanted(diff, &session.packages_of(&record)?);
     let at_work = AtWork {
         session,
         route,
@@ -81,10 +104,10 @@ pub(super) fn replay(
     };
     let mut replayed = Replayed {
         done: Vec::new(),
-        left: again.collect(),
+        left: wanted.left,
     };
-    if !install.is_empty() {
-        let (done, left) = at_work.install(&install)?;
+    if !wanted.install.is_empty() {
+        let (done, left) = at_work.install(&wanted.install)?;
         replayed
             .done
             .extend(done.iter().map(|cpv| format!("+{cpv}")));
@@ -93,7 +116,7 @@ pub(super) fn replay(
             .left
             .extend(left.iter().map(|cpv| (format!("+{cpv}"), why)));
     }
-    for cpv in remove {
+    for cpv in wanted.remove {
         at_work.run_there(&emerge::remove_unneeded(&cpv), None)?;
         match session.packages_of(&record)?.find(&cpv) {
             None => replayed.done.push(format!("-{cpv}")),

@@ -364,7 +364,6 @@ pub fn confirm_running(
         return Ok(None);
     };
     env.record.state = State::Confirmed;
-    env.record.at_shutdown = None;
     let dir = Paths::environment(&env.record.name);
     session.store.write_record(&dir, &env.record)?;
     upgrade::clear(session)?;

@@ -135,6 +135,10 @@ pub(crate) fn switch(
     let before = inv.choice();
     let waits = |other: &&Environment| other.record.at_shutdown.is_some();
     let waiting = inv.environments.iter().filter(waits);
+    let others = waiting.clone().filter(|other| other.name() != env.name());
+    plan.notes.extend(
+        others.map(|other| format!("{} does not wait for the shutdown any more", other.name())),
+    );
     let waiting = waiting.map(|other| Step::at_shutdown(other.name(), None));
     // The menu is written also when it stays as it is: it may be stale.
     match &way {

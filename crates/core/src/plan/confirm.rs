@@ -6,7 +6,7 @@ use chrono::{DateTime, FixedOffset};
 use super::{Plan, Step};
 use crate::model::Inventory;
 use crate::name::EnvName;
-use crate::record::{State, TrialFailure};
+use crate::record::{How, State, TrialFailure};
 use crate::refusal::Refusal;
 
 /// Plan that the running environment is confirmed. If it was on trial, it is the default
@@ -27,6 +27,8 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
     if record != env.record {
         plan.steps.push(Step::Update(Box::new(record)));
     }
+    let then = env.record.at_shutdown.as_ref().and_then(|then| then.switch);
+    let was_chosen = then.is_some_and(|how| how != How::Once);
     let choice = inv.choice();
     let named = |name: &Option<String>| name.as_deref() == Some(env.name().as_str());
     if choice
@@ -43,6 +45,9 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
             failed,
             ..choice
         }));
+    } else if was_chosen && !env.default {
+        // Somebody did by hand what the shutdown was to do.
+        plan.steps.push(Step::menu(env.name()));
     } else if let Some(back) = inv.menu.back.as_ref().filter(|_| env.default) {
         plan.steps.push(Step::menu(back));
     }
@@ -73,6 +78,7 @@ pub fn note_failed(
         let mut record = env.record.clone();
         record.state = State::Bad;
         record.trial_failure = Some(TrialFailure::new(now, why(env.name())));
+        record.at_shutdown = None;
         plan.steps.push(Step::Update(Box::new(record)));
     }
     plan.steps.push(Step::Choose(Choice {

@@ -118,7 +118,7 @@ impl Work<'_> {
         let (session, name) = (self.session, self.record.name.clone());
         let kept = || format!("{name} is complete, and was not activated");
         let mut inv = session.observe()?;
-        if carry::is_due(session, &inv, inv.get(&name)?).with_context(kept)? {
+        if carry::is_due(session, &inv, inv.get(&name)?) {
             let terms = Terms {
                 strict: false,
                 packages: true,
@@ -128,15 +128,24 @@ impl Work<'_> {
             };
             let route = Route::into_clone(&inv, inv.get(&name)?)?;
             let over = carry::over_claimed(session, inv, &route, &terms, &self.claims.0);
-            let over = over.and_then(|over| over.still_good(session, self.interrupted));
             self.record = session.store.record_of(&name)?;
             notes.extend(over.with_context(kept)?.sentences());
+            carry::still_good(session, &name, self.interrupted).with_context(kept)?;
         }
-        carry::keep_activated(session, &name, now, lock).with_context(kept)?;
+        carry::keep_activated(session, &name, now, lock);
         inv = session.observe()?;
         let env = inv.get(&name)?;
         let how = self.how();
-        let (plan, way) = plan::switch(&inv, env, &session.switch(&inv, env, how))?;
+        let request = plan::Activate {
+            problems: session.examine(&inv, env)?.problems,
+            switch: session.switch(&inv, env, how),
+            name: name.clone(),
+        };
+        // A menu that is not hooked is told by who calls.
+        let (plan, way) = match inv.menu.hooked {
+            true => plan::activate(&inv, &request).with_context(kept)?,
+            false => plan::switch(&inv, env, &request.switch)?,
+        };
         notes.extend(left_behind(session, &inv, env).map_or_else(
             |e| vec![format!("{e:#}")],
             |left| left.after(&plan).sentences(),

@@ -194,6 +194,19 @@ impl Reboot {
         let Some(next) = next.map(|env| env.name()) else {
             return Self::default();
         };
+        let then = inv
+            .get(next)
+            .ok()
+            .and_then(|e| e.record.at_shutdown.as_ref());
+        if let Some(why) = then.and_then(|then| then.failed.as_ref()) {
+            // It would be so every night.
+            return Self {
+                wanted: false,
+                note: Some(format!(
+                    "not rebooted: {next} could not be switched to: {why}"
+                )),
+            };
+        }
         let users = idle::users(Path::new("/"));
         let why_not = match inv.sysroot != Path::new("/") || !host::sees_the_machine() {
             true => Some(Refusal::Blind.to_string()),
