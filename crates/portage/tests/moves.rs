@@ -153,6 +153,24 @@ fn a_blocker_of_the_package_itself_stays() {
 }
 
 #[test]
+fn a_blocker_of_what_the_same_entry_needs_stays() {
+    let root = Root::new("move dev/old dev/new\n", &["dev/new-2"]);
+    let fields = &[("RDEPEND", "dev/new !dev/old !!<dev/old-2")];
+    root.package("overlay", "app/user-1", "EAPI=8\n", fields);
+    root.package(
+        "overlay",
+        "app/user-2",
+        "EAPI=8\n",
+        &[("RDEPEND", "!dev/old")],
+    );
+    let changed = root.rewritten(|found| {
+        let changes = found.entries.iter().flat_map(|entry| &entry.changes);
+        changes.map(|c| c.new.atom.to_string()).collect::<Vec<_>>()
+    });
+    assert_eq!(changed, ["!!<dev/new-2", "!dev/new"]);
+}
+
+#[test]
 fn an_entry_of_another_ebuild_does_not_count() {
     let root = Root::new("move dev/old dev/new\n", &["dev/new-2"]);
     root.package("overlay", "app/user-1", "EAPI=8\n", USER);

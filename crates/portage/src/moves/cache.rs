@@ -8,9 +8,10 @@
 use anyhow::{Context, Result};
 use md5::{Digest, Md5};
 
-use super::atom::name_in;
+use super::atom::{Atom, name_in};
 use super::depend;
 use super::map::{Moves, Packages, Parent, Replacement};
+use super::range::Versions;
 use super::repository::{CACHE, Repository};
 use crate::version::split_pf;
 
@@ -96,22 +97,31 @@ fn entry<'a>(
     moves: &'a Moves,
     packages: &impl Packages,
 ) -> Result<Option<Entry<'a>>> {
-    let path = format!("{CACHE}/{cpv}");
-    let Some(text) = repository.tree.text(&path)? else {
-        return Ok(None);
-    };
+    match repository.cached(cpv)? {
+        Some(text) => in_text(cpv, &text, moves, packages),
+        None => Ok(None),
+    }
+}
+
+/// The same, from the text of the entry.
+pub(super) fn in_text<'a>(
+    cpv: &str,
+    text: &str,
+    moves: &'a Moves,
+    packages: &impl Packages,
+) -> Result<Option<Entry<'a>>> {
     let Some((name, version)) = split_name(cpv) else {
         return Ok(None);
     };
     let parent = Parent {
         name,
         version,
-        slot: field(&text, "SLOT").map(|slot| slot.split('/').next().unwrap_or(slot)),
+        slot: field(text, "SLOT").map(|slot| slot.split('/').next().unwrap_or(slot)),
     };
-    let rewritten = rewrite(&text, parent, moves, packages)?;
+    let rewritten = rewrite(text, parent, moves, packages)?;
     Ok(rewritten.map(|(text, changes)| Entry {
         cpv: cpv.to_owned(),
-        path,
+        path: format!("{CACHE}/{cpv}"),
         text,
         changes,
     }))
@@ -131,7 +141,9 @@ pub(super) fn field<'a>(entry: &'a str, key: &str) -> Option<&'a str> {
 }
 
 /// The text of an entry with other names, and what was changed; `None` if nothing is. A
-/// dependency for which nothing is there under the new name either stays as it is.
+/// dependency for which nothing is there under the new name either stays as it is, and so does
+/// a blocker of all that has the new name, where the same entry depends on that: it was to be
+/// rid of what had the old one.
 ///
 /// # Errors
 /// A dependency that needs another name stands in a group that is not closed.
@@ -150,6 +162,9 @@ pub fn rewrite<'a>(
         };
         let mut replace = |word: &str| {
             let change = change(variable, word, parent, moves, packages)?;
+            if is_contradicted(text, &change.new.atom, moves, packages) {
+                return None;
+            }
             let new = change.new.satisfied.then(|| change.new.atom.to_string())?;
             changes.push(change);
             Some(new)
@@ -199,6 +214,25 @@ pub(super) fn change<'a>(
     Some(Change { variable, old, new })
 }
 
+/// Does an entry depend on what this new atom would block altogether?
+fn is_contradicted(entry: &str, new: &Atom, moves: &Moves, packages: &impl Packages) -> bool {
+    if new.blocker().is_none() || *new.versions() != Versions::All {
+        return false;
+    }
+    let is_it = |word: &str| {
+        let Some(name) = name_in(word).filter(|_| !word.starts_with('!')) else {
+            return false;
+        };
+        let now = || moves.replace(&word.parse().ok()?, None, packages);
+        name == new.name().as_str()
+            || moves.concern(name) && now().is_some_and(|now| now.atom.name() == new.name())
+    };
+    let values = entry.lines().filter_map(dependencies);
+    values
+        .flat_map(|(_, value)| value.split_ascii_whitespace())
+        .any(is_it)
+}
+
 /// The variable and the value, if the line is one of dependencies.
 fn dependencies(line: &str) -> Option<(&'static str, &str)> {
     let (key, value) = line.split_once('=')?;
@@ -221,8 +255,8 @@ pub(super) fn is_entry_of(entry: &str, ebuild: &[u8]) -> bool {
     field(entry, "_md5_") == Some(&md5_of(ebuild))
 }
 
-/// The checksum that the cache knows an ebuild by.
-fn md5_of(content: &[u8]) -> String {
+/// The checksum that the cache knows an ebuild or an eclass by.
+pub(super) fn md5_of(content: &[u8]) -> String {
     let digest = Md5::digest(content);
     digest.iter().map(|b| format!("{b:02x}")).collect()
 }

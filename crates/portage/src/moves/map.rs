@@ -91,6 +91,19 @@ impl Moves {
         self.moves.contains_key(name) || self.slots.contains_key(name)
     }
 
+    /// The names that were given up for others, each with the one that has taken its place.
+    pub(super) fn renamed(&self, packages: &impl Packages) -> Vec<(&str, &str)> {
+        let old = self.moves.keys().map(QualifiedName::as_str);
+        let both = old.filter_map(|name| {
+            let way = self.follow(name, |name| packages.have(name))?;
+            match &way.last()?.command {
+                Command::Move { new, .. } => Some((name, new.as_str())),
+                Command::Slot { .. } => None,
+            }
+        });
+        both.collect()
+    }
+
     /// Whether any update has an effect, given these packages. Where none has, no
     /// dependency is worth a look.
     #[must_use]

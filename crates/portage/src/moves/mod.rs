@@ -4,7 +4,8 @@
 //! [`atom`], given what the repositories have ([`packages`]); [`depend`] puts that into
 //! dependency strings and [`cache`] into the entries of a metadata cache; [`scan`] finds
 //! everything on a system that still has an old name, and [`patch`] mends what is a
-//! repository's own.
+//! repository's own. [`stand_in`] says what has to stand in for the cache of a repository, and
+//! [`query`] what for the functions of ebuilds that ask for installed packages.
 //!
 //! Nothing is written here. Moves that a repository has dropped are not known: names come
 //! back to life.
@@ -15,9 +16,12 @@ pub mod depend;
 pub mod map;
 pub mod packages;
 pub mod patch;
+pub mod probe;
+pub mod query;
 pub mod range;
 pub mod repository;
 pub mod scan;
 mod source;
+pub mod stand_in;
 mod tree;
 pub mod updates;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::atom::Atom;
 use super::map::Packages;
-use super::repository::{CACHE, Repository};
+use super::repository::Repository;
 
 /// One version of a package in one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl<'a> Stock<'a> {
 
 /// The slot of a version: by the cache, or by a line of the ebuild that computes nothing.
 fn slot(repository: &Repository, name: &str, version: &str) -> Option<(String, String)> {
-    let cached = repository.tree.text(&format!("{CACHE}/{name}-{version}"));
+    let cached = repository.cached(&format!("{name}-{version}"));
     let cached = cached.ok().flatten();
     let line = cached.as_deref().and_then(|text| value(text, "SLOT"));
     if let Some(slot) = line {

@@ -2,6 +2,7 @@
 //! `metadata/layout.conf` and `repos.conf` are Portage's, portage(5)).
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,9 @@ use crate::files::{self, Links};
 /// Where the cache of metadata is that Portage writes by default (PMS 14.3).
 pub const CACHE: &str = "metadata/md5-cache";
 
+/// The main repository where `repos.conf` names none.
+const MAIN: &str = "gentoo";
+
 /// The directories at the top of a repository that are no categories.
 const NO_CATEGORIES: [&str; 5] = ["eclass", "licenses", "metadata", "profiles", "scripts"];
 
@@ -23,11 +27,17 @@ pub struct Repository {
     pub name: String,
     /// Its path, as it is shown.
     pub path: PathBuf,
+    /// Where it is in the system, if it is one of a system.
+    pub location: Option<PathBuf>,
+    /// Whether it is the one that all others build upon where they name none.
+    pub main: bool,
     /// The names of the repositories that it builds upon.
     pub masters: Vec<String>,
     /// The EAPI of its profiles directory.
     eapi: String,
     pub(super) tree: Tree,
+    /// What its cache is read from in the place of `tree`.
+    cache: Option<Tree>,
 }
 
 impl Repository {
@@ -39,6 +49,13 @@ impl Repository {
         let dir = files::open_trusted(path);
         let dir = dir.with_context(|| format!("cannot open {}", path.display()))?;
         Self::read(Tree(dir), path, None)
+    }
+
+    /// Read its cache from another directory, which has it at the same path as the repository.
+    #[must_use]
+    pub fn with_cache(mut self, dir: OwnedFd) -> Self {
+        self.cache = Some(Tree(dir));
+        self
     }
 
     /// Open the repository in a directory, or else all that lie in it, side by side.
@@ -75,16 +92,33 @@ impl Repository {
     /// # Errors
     /// Something that is there cannot be read.
     pub fn configured(root: &Path) -> Result<Vec<Self>> {
+        Self::configured_by(root, |_| Ok(None))
+    }
+
+    /// As [`Repository::configured`]; what `elsewhere` gives for a location is opened there.
+    ///
+    /// # Errors
+    /// As for [`Repository::configured`], and those of `elsewhere`.
+    pub fn configured_by(
+        root: &Path,
+        elsewhere: impl Fn(&Path) -> Result<Option<OwnedFd>>,
+    ) -> Result<Vec<Self>> {
         let what = || format!("cannot read repos.conf in {}", root.display());
         let system = Tree(files::open_trusted(root).with_context(what)?);
         let mut found = Vec::new();
-        for (name, location) in locations(&system).with_context(what)? {
+        let configured = configured(&system).with_context(what)?;
+        for (name, location) in configured.locations {
             let inside = location.trim_start_matches('/');
             let path = root.join(inside);
             let what = || format!("cannot open {}", path.display());
-            let dir = files::subdir(&system.0, Path::new(inside), Links::InRoot);
+            let other = elsewhere(Path::new(&location)).with_context(what)?;
+            let system = other.as_ref().map_or(system.0.as_fd(), |dir| dir.as_fd());
+            let dir = files::subdir(system, Path::new(inside), Links::InRoot);
             if let Some(dir) = dir.with_context(what)? {
-                found.push(Self::read(Tree(dir), &path, Some(&name))?);
+                let mut repository = Self::read(Tree(dir), &path, Some(&name))?;
+                repository.main = name == configured.main;
+                repository.location = Some(location.into());
+                found.push(repository);
             }
         }
         Ok(found)
@@ -122,8 +156,11 @@ impl Repository {
                 .unwrap_or("0")
                 .to_owned(),
             path: path.to_owned(),
+            location: None,
+            main: false,
             name,
             tree,
+            cache: None,
         })
     }
 
@@ -134,6 +171,12 @@ impl Repository {
     pub fn updates(&self) -> Result<Updates> {
         updates::load(&self.tree.0, &self.eapi, &self.path)
             .with_context(|| format!("cannot read {}", self.path.join(updates::UPDATES).display()))
+    }
+
+    /// The entry of its cache for `category/name-version`.
+    pub(super) fn cached(&self, cpv: &str) -> io::Result<Option<String>> {
+        let tree = self.cache.as_ref().unwrap_or(&self.tree);
+        tree.text(&format!("{CACHE}/{cpv}"))
     }
 
     /// The directories at its top that may be categories.
@@ -176,8 +219,16 @@ fn setting<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .map(|(_, value)| value.trim())
 }
 
+/// What `repos.conf` says.
+struct Configured {
+    /// The name of the main repository.
+    main: String,
+    /// The repositories and their locations, sorted by name.
+    locations: Vec<(String, String)>,
+}
+
 /// The files of `repos.conf`: Portage's own defaults, then those of the system.
-fn locations(system: &Tree) -> io::Result<Vec<(String, String)>> {
+fn configured(system: &Tree) -> io::Result<Configured> {
     let mut texts = Vec::new();
     for path in [
         "usr/share/portage/config/repos.conf",
@@ -187,23 +238,31 @@ fn locations(system: &Tree) -> io::Result<Vec<(String, String)>> {
             texts.extend(system.text(&file)?);
         }
     }
-    Ok(named_locations(&texts))
+    Ok(settings(&texts))
 }
 
-/// The repositories of these texts and their locations; what comes later counts.
-fn named_locations(texts: &[String]) -> Vec<(String, String)> {
+/// What these texts say; what comes later counts.
+fn settings(texts: &[String]) -> Configured {
     let mut found = std::collections::BTreeMap::new();
+    let mut main = MAIN.to_owned();
     for text in texts {
         let mut section = None;
         for line in text.lines().map(str::trim) {
             if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-                section = (name != "DEFAULT").then_some(name);
-            } else if let (Some(name), Some((key, value))) = (section, line.split_once('='))
-                && key.trim() == "location"
-            {
-                found.insert(name.to_owned(), value.trim().to_owned());
+                section = Some(name);
+            } else if let (Some(name), Some((key, value))) = (section, line.split_once('=')) {
+                let value = value.trim().to_owned();
+                match (name, key.trim()) {
+                    ("DEFAULT", "main-repo") => main = value,
+                    ("DEFAULT", _) => {}
+                    (_, "location") => drop(found.insert(name.to_owned(), value)),
+                    _ => {}
+                }
             }
         }
     }
-    found.into_iter().collect()
+    Configured {
+        main,
+        locations: found.into_iter().collect(),
+    }
 }

@@ -201,7 +201,7 @@ impl Names {
 }
 
 /// What to call two atoms by: their names, and their slots where these differ.
-fn labels(old: &Atom, new: &Atom) -> (String, String) {
+pub(super) fn labels(old: &Atom, new: &Atom) -> (String, String) {
     let slots = old.slot().zip(new.slot()).filter(|(a, b)| a != b);
     match slots {
         None => (old.name().to_string(), new.name().to_string()),
