@@ -176,6 +176,9 @@ pub struct Upgrade {
     pub manager: String,
     /// Synchronise the repositories first.
     pub sync: bool,
+    /// Old names of packages and slots in other repositories than the main one, and in
+    /// /etc/portage, are taken for the new ones.
+    pub moves: bool,
     /// How often fetching is tried before it counts as failed; at least 1.
     pub fetch_tries: u32,
     /// How long to wait before it is tried again, in seconds.
@@ -208,6 +211,7 @@ impl Default for Upgrade {
         Self {
             manager: crate::manager::AUTO.to_owned(),
             sync: true,
+            moves: true,
             fetch_tries: 3,
             fetch_pause_seconds: 60,
             chores: vec![

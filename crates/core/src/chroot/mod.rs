@@ -74,6 +74,9 @@ pub struct Job {
     /// is made for each to be mounted at; see [`uncover`].
     #[serde(default)]
     pub covers: Vec<Cover>,
+    /// Directories of the environment that this job sees in the place of others of it.
+    #[serde(default)]
+    pub inside: Vec<Bind>,
     /// Nothing of the environment can be written to.
     #[serde(default)]
     pub read_only: bool,
@@ -102,6 +105,7 @@ impl Job {
             binds: Vec::new(),
             built: None,
             covers: Vec::new(),
+            inside: Vec::new(),
             read_only: false,
             resolv_conf: None,
             argv,

@@ -114,6 +114,10 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
         cover::place(&env, place)?;
         attach(&host_mount(made)?, &target(&env, place)?)?;
     }
+    for bind in &job.inside {
+        let tree = clone_dir(&target(&env, relative(&bind.source))?)?;
+        attach(&tree, &target(&env, relative(&bind.target))?)?;
+    }
     resolver(&env, job.resolv_conf.as_deref())?;
     Ok(stage)
 }

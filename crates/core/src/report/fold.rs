@@ -7,7 +7,7 @@ use chrono::{DateTime, Local};
 
 use super::journal::{self, Event, Line};
 use super::{
-    Attempt, BuildRun, Failure, Findings, Kernels, PhaseRun, Program, Report, Time, Verdict,
+    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Program, Report, Time, Verdict,
 };
 use super::{failed, gather};
 use crate::model::Environment;
@@ -71,6 +71,7 @@ struct Fold {
     kernels: Vec<String>,
     messages: u64,
     inputs: (Option<String>, Vec<super::Repository>),
+    moves: Vec<Moved>,
     phases: Vec<PhaseRun>,
     builds: Vec<(usize, Build)>,
     programs: Vec<Program>,
@@ -88,6 +89,7 @@ impl Default for Fold {
             kernels: Vec::new(),
             messages: 0,
             inputs: (None, Vec::new()),
+            moves: Vec::new(),
             phases: Vec::new(),
             builds: Vec::new(),
             programs: Vec::new(),
@@ -130,6 +132,7 @@ impl Fold {
                 });
             }
             Event::Inputs { hash, repositories } => self.inputs = (hash, repositories),
+            Event::Moves { moves } => self.moves = moves,
             Event::Build(build) => self.build(attempt, build),
             Event::Run { kind, name } => self.programs.push(Program {
                 kind,
@@ -246,6 +249,7 @@ impl Fold {
             options: self.options,
             inputs: self.inputs.0,
             repositories: self.inputs.1,
+            moves: self.moves,
             phases: self.phases,
             builds: self.builds.into_iter().map(run).collect(),
             programs: self.programs,

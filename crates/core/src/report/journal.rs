@@ -9,7 +9,7 @@ use anyhow::Result;
 use be_portage::builds::Build;
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Findings, ProgramKind, Repository, Time, Verdict};
+use super::{Failure, Findings, Moved, ProgramKind, Repository, Time, Verdict};
 use crate::log::{append_to, tail};
 use crate::name::EnvName;
 use crate::record::Phase;
@@ -57,6 +57,11 @@ pub(crate) enum Event {
         hash: Option<String>,
         /// The repositories.
         repositories: Vec<Repository>,
+    },
+    /// All old names that are taken for new ones.
+    Moves {
+        /// By where they are.
+        moves: Vec<Moved>,
     },
     /// A package was begun, or got further.
     Build(Build),
@@ -163,6 +168,12 @@ mod tests {
                     path: "/var/db/repos/gentoo".into(),
                     state: Some("cd".into()),
                     before: None,
+                }],
+            },
+            Event::Moves {
+                moves: vec![Moved {
+                    repository: "x".into(),
+                    names: Vec::new(),
                 }],
             },
             Event::Build(Build {

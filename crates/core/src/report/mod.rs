@@ -50,6 +50,9 @@ pub struct Report {
     pub repositories: Vec<Repository>,
     /// A hash of all that it was made from.
     pub inputs: Option<String>,
+    /// Old names that were taken for new ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Moved>,
     /// The phases in the order in which they ran.
     pub phases: Vec<PhaseRun>,
     /// Every package that was worked on, in the order in which they were begun.
@@ -139,6 +142,36 @@ pub struct Repository {
     /// The same before the upgrade, if it lies in the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
+}
+
+/// Old names, or names and slots, that were taken for new ones in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The name of the repository.
+    pub repository: String,
+    /// The names.
+    pub names: Vec<Renamed>,
+}
+
+/// An old name and the new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renamed {
+    /// The name that is there.
+    pub old: String,
+    /// What it was taken for.
+    pub new: String,
+}
+
+impl Moved {
+    /// The names in one line, at the most so many of them.
+    pub fn names(&self, most: usize) -> String {
+        let names = self.names.iter().take(most);
+        let names: Vec<_> = names.map(|n| format!("{} -> {}", n.old, n.new)).collect();
+        match self.names.len().saturating_sub(most) {
+            0 => names.join(", "),
+            more => format!("{} and {more} more", names.join(", ")),
+        }
+    }
 }
 
 /// A program of the owner's, or a chore.

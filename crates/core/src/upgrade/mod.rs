@@ -11,6 +11,7 @@ mod finish;
 mod follow;
 pub(crate) mod inputs;
 mod journal;
+mod moves;
 mod pace;
 mod portage;
 mod profile;
@@ -136,6 +137,8 @@ struct Work<'a> {
     options: Options,
     /// Where what is built is kept.
     built: Option<Bind>,
+    /// What its programs see in the place of what is there, so that old names are new ones.
+    moved: moves::Moved,
     /// Only the list of packages is wanted: nothing of the owner's runs.
     pretend: bool,
     /// The phase that this process is in.
@@ -197,6 +200,7 @@ pub fn run(
         options: options(session, &manager, &request_options)?,
         manager,
         built: None,
+        moved: moves::Moved::default(),
         pretend: request.pretend,
         at: None,
         noted: Noted::default(),
@@ -288,7 +292,13 @@ impl Work<'_> {
     fn all(&mut self, request: &Request) -> Result<Outcome> {
         self.prepare()?;
         let pretended = match self.manager.clone() {
-            Manager::Portage => self.by_portage(request)?.map(Pretended::Portage),
+            Manager::Portage => {
+                let planned = self.by_portage(request);
+                let forgotten = self.forget_moves();
+                let planned = planned?;
+                forgotten?;
+                planned.map(Pretended::Portage)
+            }
             Manager::Profile(profile) => {
                 let planned = self.by_profile(&profile, request)?;
                 planned.map(Pretended::Profile)
@@ -320,6 +330,7 @@ impl Work<'_> {
             self.sync()?;
         }
         self.enter(Phase::Preview)?;
+        self.moves()?;
         self.take_inputs()?;
         self.is_known(request)?;
         let planned = self.preview()?;

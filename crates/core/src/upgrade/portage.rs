@@ -204,6 +204,8 @@ impl Work<'_> {
         job.env.extend(command.env.iter().cloned());
         job.built = self.built.clone();
         job.covers = self.manager.covers();
+        job.covers.extend(self.moved.covers.iter().cloned());
+        job.inside.clone_from(&self.moved.inside);
         let add = |k: &str, v: &str| (k.to_owned(), v.to_owned());
         job.env.extend([
             add("BE_ENVIRONMENT", self.record.name.as_str()),

@@ -4,7 +4,7 @@ use be_core::name::EnvName;
 use be_core::portage::builds::Fate;
 use be_core::record::{ConfigFiles, GateRecord, Phase};
 use be_core::report::{
-    Attempt, BuildRun, Failure, Findings, Kernels, PhaseRun, Report, Time, Verdict,
+    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Renamed, Report, Time, Verdict,
 };
 
 use super::{html, text};
@@ -62,6 +62,13 @@ fn report(packages: usize) -> Report {
         options: vec![HOSTILE.to_owned()],
         repositories: Vec::new(),
         inputs: None,
+        moves: vec![Moved {
+            repository: HOSTILE.to_owned(),
+            names: vec![Renamed {
+                old: HOSTILE.to_owned(),
+                new: HOSTILE.to_owned(),
+            }],
+        }],
         phases: vec![
             phase(Phase::Clone, 0, 0, 1),
             phase(Phase::Sync, 0, 1, 10),

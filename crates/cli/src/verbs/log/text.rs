@@ -25,6 +25,7 @@ pub fn render(report: &Report) -> String {
     group("Said by packages", messages(report));
     group("Time", times(report));
     group("Made from", inputs(report));
+    group("Old names", words::moves(report));
     group("Failed", failures(report));
     clean(&text)
 }

@@ -3,7 +3,7 @@
 use be_core::portage::builds::Fate;
 use be_core::portage::failure::Stage;
 use be_core::record::ConfigFiles;
-use be_core::report::{BuildRun, Report, Time, Verdict};
+use be_core::report::{BuildRun, Moved, Report, Time, Verdict};
 
 /// `0.4 s`, `12 s`, `4 min 10 s`, `2 h 05 min`.
 pub fn duration(milliseconds: i64) -> String {
@@ -91,6 +91,13 @@ pub fn config_files(files: &ConfigFiles) -> Vec<(&str, &'static str)> {
     let each = groups.into_iter();
     each.flat_map(|(paths, what)| paths.iter().map(move |path| (path.as_str(), what)))
         .collect()
+}
+
+/// Old names that were taken for new ones, a line for each repository.
+pub fn moves(report: &Report) -> Vec<String> {
+    let moves = report.moves.iter();
+    let line = |m: &Moved| format!("::{}  {}", m.repository, m.names(usize::MAX));
+    moves.map(line).collect()
 }
 
 #[cfg(test)]
