@@ -8,6 +8,7 @@ use be_portage::moves::map::Moves;
 use be_portage::moves::packages::Stock;
 use be_portage::moves::repository::Repository;
 use be_portage::moves::scan::{Kind, Scan, scan};
+use be_portage::moves::stand_in::{Survey, survey};
 use be_portage::moves::updates::Updates;
 use md5::{Digest, Md5};
 
@@ -19,7 +20,7 @@ impl Root {
         let root = Root(tempfile::tempdir().unwrap());
         root.put(
             "etc/portage/repos.conf",
-            "[main]\nlocation = /main\n[overlay]\nlocation = /overlay\n",
+            "[DEFAULT]\nmain-repo = main\n[main]\nlocation = /main\n[overlay]\nlocation = /overlay\n",
         );
         root.put("main/profiles/updates/1Q-2026", updates);
         root.put("overlay/profiles/repo_name", "overlay\n");
@@ -64,6 +65,22 @@ impl Root {
 
     /// What the cache of `overlay` comes to, by a function of it.
     fn rewritten<T>(&self, look: impl FnOnce(Rewritten<'_>) -> T) -> T {
+        self.with_overlay(|overlay, _, moves, stock| {
+            look(rewritten(overlay, moves, stock).unwrap())
+        })
+    }
+
+    /// What is needed for `overlay`, by a function of it.
+    fn surveyed<T>(&self, look: impl FnOnce(Survey<'_>) -> T) -> T {
+        self.with_overlay(|overlay, all, moves, stock| {
+            look(survey(overlay, all, moves, stock).unwrap())
+        })
+    }
+
+    fn with_overlay<T>(
+        &self,
+        look: impl FnOnce(&Repository, &[Repository], &Moves, &Stock<'_>) -> T,
+    ) -> T {
         let repositories = self.repositories();
         let mut updates = Updates::default();
         for repository in &repositories {
@@ -72,7 +89,7 @@ impl Root {
         let moves = Moves::new(updates.updates);
         let stock = Stock::new(&repositories);
         let overlay = repositories.iter().find(|r| r.name == "overlay").unwrap();
-        look(rewritten(overlay, &moves, &stock).unwrap())
+        look(overlay, &repositories, &moves, &stock)
     }
 }
 
@@ -168,6 +185,44 @@ fn a_blocker_of_what_the_same_entry_needs_stays() {
         changes.map(|c| c.new.atom.to_string()).collect::<Vec<_>>()
     });
     assert_eq!(changed, ["!!<dev/new-2", "!dev/new"]);
+}
+
+#[test]
+fn what_has_no_entry_that_is_read_needs_one_if_it_may_have_an_old_name() {
+    const OLD: &str = "RDEPEND=\"dev/old\"\n";
+    let root = Root::new("move dev/old dev/new\n", &["dev/new-2"]);
+    let fields = &[("RDEPEND", "dev/old")];
+    root.put("main/eclass/x.eclass", "");
+    root.put("overlay/eclass/own.eclass", OLD);
+    root.put("overlay/eclass/by.eclass", "inherit own\n");
+    // `main` has the eclass that the entry knows by a checksum, or by another one.
+    root.package("overlay", "app/fresh-1", OLD, fields);
+    let path = "overlay/metadata/md5-cache/app/fresh-1";
+    let text = fs::read_to_string(root.path(path)).unwrap();
+    let empty = "x\td41d8cd98f00b204e9800998ecf8427e";
+    root.put(path, &text.replace("x\t0", empty));
+    root.package("overlay", "app/changed-1", OLD, fields);
+    root.package("overlay", "app/none-1", OLD, &[]);
+    root.package("overlay", "app/by-1", "inherit by\n", &[]);
+    root.package("overlay", "app/built-1", "BDEPEND=\"dev/${X}\"\n", &[]);
+    root.package(
+        "overlay",
+        "app/right-1",
+        "RDEPEND=\"dev/new a/${X}\"\n",
+        &[],
+    );
+    let asks = "src_prepare() {\n\thas_version '>=dev/old-1' && x\n}\n";
+    root.package("overlay", "app/asks-1", asks, &[("RDEPEND", "a/b")]);
+    root.surveyed(|found| {
+        let entries: Vec<_> = found.entries.iter().map(|e| e.cpv.as_str()).collect();
+        assert_eq!(entries, ["app/fresh-1"]);
+        let names = ("dev/old".to_owned(), "dev/new".to_owned());
+        assert_eq!(found.names(), [names.clone()].into());
+        let uncached: Vec<_> = found.uncached.iter().map(String::as_str).collect();
+        let expected = ["app/asks", "app/built", "app/by", "app/changed", "app/none"];
+        assert_eq!(uncached, expected);
+        assert_eq!(found.asked, [names].into());
+    });
 }
 
 #[test]
