@@ -287,3 +287,75 @@ fn a_portage_that_does_not_honour_it_goes_on_as_it_always_does() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn the_settings_have_the_new_names_in_the_clone() -> Result<()> {
+    let system = moved()?;
+    ebuild(&system, SECOND, ("app-misc/fine", "1"), "")?;
+    system.set_world(&["app-misc/fine"])?;
+    let files = [
+        (
+            "package.use/mine",
+            "# mine\ndev-libs/oldlib::gentoo x\n-dev-libs/kept y # z\napp-misc/hello v",
+            "# mine\ndev-libs/newlib::gentoo x\n-dev-libs/kept y # z\napp-misc/hello v",
+        ),
+        (
+            "package.accept_keywords",
+            ">=dev-libs/tool-0:0 ~amd64\n",
+            ">=dev-libs/toolkit-0:2 ~amd64\n",
+        ),
+        (
+            "package.accept_restrict",
+            "dev-libs/oldlib -fetch\n",
+            "dev-libs/newlib -fetch\n",
+        ),
+        (
+            "profile/package.provided",
+            "dev-libs/oldself-1.5\n",
+            "dev-libs/newself-1.5\n",
+        ),
+        ("sets/mine", "dev-libs/oldlib\n", "dev-libs/newlib\n"),
+    ];
+    let names = [
+        (
+            "patches/dev-libs/oldlib-1/a.patch",
+            "patches/dev-libs/newlib-1/a.patch",
+        ),
+        ("env/dev-libs/oldlib", "env/dev-libs/newlib"),
+    ];
+    for (path, old, _) in files {
+        system.write(&format!("/etc/portage/{path}"), old)?;
+    }
+    for (old, _) in names {
+        system.write(&format!("/etc/portage/{old}"), "")?;
+    }
+    let running = system.running()?;
+    let done = system.be.run(&["upgrade", "new"]).done();
+    drop(done.says(&[
+        "/etc/portage/sets/mine",
+        "dev-libs/oldlib -> dev-libs/newlib",
+    ]));
+    let settings = system.env("new", "etc/portage");
+    for (path, _, new) in files {
+        assert_eq!(fs::read_to_string(settings.join(path))?, new, "{path}");
+    }
+    for (old, new) in names {
+        ensure!(
+            !settings.join(old).exists() && settings.join(new).is_file(),
+            "{old}"
+        );
+    }
+    let report = system.be.run(&["--json", "log", "new"]).done().json();
+    let moves = report["report"]["moves"].as_array().map(Vec::len);
+    let named: Vec<_> = (0..moves.unwrap_or_default())
+        .filter_map(|n| report["report"]["moves"][n]["file"].as_str())
+        .collect();
+    assert_eq!(named.len(), files.len() + names.len(), "{report}");
+    ensure!(
+        named.contains(&"/etc/portage/patches/dev-libs/oldlib-1"),
+        "{report}"
+    );
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    Ok(())
+}

@@ -7,7 +7,8 @@ use chrono::{DateTime, Local};
 
 use super::journal::{self, Event, Line};
 use super::{
-    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Program, Report, Time, Verdict,
+    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Place, Program, Report, Time,
+    Verdict,
 };
 use super::{failed, gather};
 use crate::model::Environment;
@@ -132,7 +133,10 @@ impl Fold {
                 });
             }
             Event::Inputs { hash, repositories } => self.inputs = (hash, repositories),
-            Event::Moves { moves } => self.moves = moves,
+            Event::Moves { moves } => {
+                self.moves.retain(|m| matches!(m.place, Place::File(_)));
+                self.moves.extend(moves);
+            }
             Event::Build(build) => self.build(attempt, build),
             Event::Run { kind, name } => self.programs.push(Program {
                 kind,

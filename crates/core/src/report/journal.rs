@@ -60,7 +60,7 @@ pub(crate) enum Event {
     },
     /// All old names that are taken for new ones.
     Moves {
-        /// By where they are.
+        /// By where they are. What was changed in files before still is.
         moves: Vec<Moved>,
     },
     /// A package was begun, or got further.
@@ -143,6 +143,7 @@ mod tests {
     use be_portage::builds::Fate;
     use be_portage::failure::Stage;
 
+    use super::super::Place;
     use super::*;
 
     fn time(seconds: i64) -> Time {
@@ -171,10 +172,10 @@ mod tests {
                 }],
             },
             Event::Moves {
-                moves: vec![Moved {
-                    repository: "x".into(),
-                    names: Vec::new(),
-                }],
+                moves: vec![
+                    Moved::new(Place::Repository("x".into()), Vec::new()),
+                    Moved::new(Place::File("/y".into()), [("a/b".into(), "a/c".into())]),
+                ],
             },
             Event::Build(Build {
                 package: "a/b-1".into(),

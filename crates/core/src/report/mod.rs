@@ -9,6 +9,7 @@ mod gather;
 mod journal;
 mod tail;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use be_portage::builds::Fate;
@@ -147,10 +148,30 @@ pub struct Repository {
 /// Old names, or names and slots, that were taken for new ones in one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// The name of the repository.
-    pub repository: String,
+    /// The place.
+    #[serde(flatten)]
+    pub place: Place,
     /// The names.
     pub names: Vec<Renamed>,
+}
+
+/// A place that has names of packages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// The repository of this name, which is as it was.
+    Repository(String),
+    /// A file or a directory of the environment, which was changed.
+    File(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Repository(name) => write!(f, "::{name}"),
+            Place::File(path) => f.write_str(path),
+        }
+    }
 }
 
 /// An old name and the new one.
@@ -163,6 +184,12 @@ pub struct Renamed {
 }
 
 impl Moved {
+    pub(crate) fn new(place: Place, names: impl IntoIterator<Item = (String, String)>) -> Self {
+        let names = names.into_iter();
+        let names = names.map(|(old, new)| Renamed { old, new }).collect();
+        Self { place, names }
+    }
+
     /// The names in one line, at the most so many of them.
     pub fn names(&self, most: usize) -> String {
         let names = self.names.iter().take(most);

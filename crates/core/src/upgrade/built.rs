@@ -36,7 +36,7 @@ impl Work<'_> {
     /// Where to keep what is built, if that is wanted; what was built with other settings goes.
     pub(super) fn keep_built(&mut self) -> Result<()> {
         let root = self.root()?;
-        if !self.session.config.upgrade.keep_built || keeps_itself(&root)? {
+        if self.pretend || !self.session.config.upgrade.keep_built || keeps_itself(&root)? {
             return Ok(());
         }
         let key = key(&root)?;

@@ -318,10 +318,8 @@ impl Work<'_> {
     /// All phases up to the check; what would be merged, if only that is wanted.
     fn by_portage(&mut self, request: &Request) -> Result<Option<Vec<Planned>>> {
         let continued = !matches!(request.kind, Kind::New { .. });
-        if !request.pretend {
-            self.keep_built()?;
-        }
         if continued {
+            self.keep_built()?;
             self.note_unfinished()?;
         }
         let synced = self.upgrade().phase > Phase::Sync;
@@ -331,6 +329,8 @@ impl Work<'_> {
         }
         self.enter(Phase::Preview)?;
         self.moves()?;
+        // For the settings as they are now.
+        self.keep_built()?;
         self.take_inputs()?;
         self.is_known(request)?;
         let planned = self.preview()?;

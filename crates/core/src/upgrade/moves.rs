@@ -11,6 +11,7 @@ use be_portage::emerge::Emerge;
 use be_portage::moves::map::Moves;
 use be_portage::moves::packages::Stock;
 use be_portage::moves::repository::Repository;
+use be_portage::moves::scan::{Change, mends};
 use be_portage::moves::stand_in::{Survey, survey};
 use be_portage::moves::updates::Updates;
 use be_portage::moves::{probe, query};
@@ -21,7 +22,7 @@ use super::inputs::CONFIGURATION;
 use crate::chroot::{Bind, Cover, uncover};
 use crate::layout;
 use crate::observe::MAX_TEXT;
-use crate::report::{Event, Moved as Told, Renamed};
+use crate::report::{Event, Moved as Told, Place};
 
 /// Where what stands in for something is, in the root of the environment. It belongs to no
 /// package, and is gone when the upgrade is.
@@ -93,7 +94,24 @@ impl Work<'_> {
         }
     }
 
+    /// All of it; what was done is told and noted.
     fn resolve_moves(&mut self) -> Result<()> {
+        let mut told = Vec::new();
+        let done = self.resolve_all(&mut told);
+        for one in &told {
+            let (place, names) = (&one.place, one.names(SHOWN));
+            self.watch.note(&match place {
+                Place::Repository(_) => format!("old names in {place} are resolved: {names}"),
+                Place::File(_) => format!("old names in {place} are replaced: {names}"),
+            });
+        }
+        if !told.is_empty() {
+            self.journal(Event::Moves { moves: told });
+        }
+        done
+    }
+
+    fn resolve_all(&mut self, told: &mut Vec<Told>) -> Result<()> {
         let repositories = self.repositories()?;
         let mut updates = Updates::default();
         for repository in &repositories {
@@ -104,6 +122,7 @@ impl Work<'_> {
         if !moves.matter(&stock) {
             return Ok(());
         }
+        self.mend_settings(&moves, &stock, told)?;
         let (mut needs, mut asked) = (Vec::new(), BTreeMap::new());
         for repository in repositories.iter().filter(|r| !r.main) {
             if self.interrupted.came() {
@@ -129,10 +148,33 @@ impl Work<'_> {
         let main = repositories.iter().find(|r| r.main);
         let main = main.map(|r| r.name.clone()).unwrap_or_default();
         if !needs.is_empty() {
-            self.resolve_in(repositories, needs, &moves)?;
+            self.resolve_in(repositories, needs, &moves, told)?;
         }
         if !asked.is_empty() {
             self.answer(&asked, &main)?;
+        }
+        Ok(())
+    }
+
+    /// Put new names into the settings below /etc/portage: Portage's own changes to them would
+    /// wait to be merged, and leave out much.
+    fn mend_settings(
+        &mut self,
+        moves: &Moves,
+        stock: &Stock<'_>,
+        told: &mut Vec<Told>,
+    ) -> Result<()> {
+        let root = self.root()?;
+        for mend in mends(&fd_path(&root), moves, stock)? {
+            let done = match &mend.change {
+                Change::Text(text) => root.write_atomic(&mend.path, text.as_bytes(), 0o644),
+                Change::Rename(to) => rename(&root, &mend.path, to),
+            };
+            let path = format!("/{}", mend.path);
+            match done {
+                Ok(()) => told.push(Told::new(Place::File(path), mend.names)),
+                Err(e) => self.watch.note(&format!("{path} is left as it is: {e:#}")),
+            }
         }
         Ok(())
     }
@@ -175,6 +217,7 @@ impl Work<'_> {
         repositories: Vec<Repository>,
         needs: Vec<Need>,
         moves: &Moves,
+        told: &mut Vec<Told>,
     ) -> Result<()> {
         if !self.is_honoured(&repositories)? {
             self.watch.note(
@@ -205,7 +248,6 @@ impl Work<'_> {
         let repositories = repositories.into_iter().map(with_cache);
         let repositories = repositories.collect::<Result<Vec<_>>>()?;
         let stock = Stock::new(&repositories);
-        let mut told = Vec::new();
         for repository in &repositories {
             let Some(need) = staged.iter().find(|n| n.name == repository.name) else {
                 continue;
@@ -217,22 +259,11 @@ impl Work<'_> {
                 let why = anyhow::anyhow!("{} cannot be cached", packages.join(", "));
                 self.left(&need.name, &why);
             }
-            let names = found.names().into_iter();
-            let names: Vec<_> = names.map(|(old, new)| Renamed { old, new }).collect();
+            let names = found.names();
             if !names.is_empty() {
-                told.push(Told {
-                    repository: need.name.clone(),
-                    names,
-                });
+                told.push(Told::new(Place::Repository(need.name.clone()), names));
             }
         }
-        for told in &told {
-            let (repository, names) = (&told.repository, told.names(SHOWN));
-            self.watch.note(&format!(
-                "old names in ::{repository} are resolved: {names}"
-            ));
-        }
-        self.journal(Event::Moves { moves: told });
         Ok(())
     }
 
@@ -338,6 +369,13 @@ impl Work<'_> {
 /// A path of the environment, from its root.
 fn inside(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
+}
+
+fn rename(root: &Root, from: &str, to: &str) -> Result<(), be_btrfs::Error> {
+    if let Some(category) = Path::new(to).parent() {
+        root.mkdir_all(category, 0o755)?;
+    }
+    root.rename_noreplace(from, to)
 }
 
 fn write(root: &Root, path: &Path, text: &str) -> Result<()> {

@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+pub use system::{Change, Mend, mends};
+
 use super::atom::Atom;
 use super::map::{Moves, Replacement};
 use super::packages::Stock;

@@ -4,7 +4,8 @@ use be_core::name::EnvName;
 use be_core::portage::builds::Fate;
 use be_core::record::{ConfigFiles, GateRecord, Phase};
 use be_core::report::{
-    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Renamed, Report, Time, Verdict,
+    Attempt, BuildRun, Failure, Findings, Kernels, Moved, PhaseRun, Place, Renamed, Report, Time,
+    Verdict,
 };
 
 use super::{html, text};
@@ -63,7 +64,7 @@ fn report(packages: usize) -> Report {
         repositories: Vec::new(),
         inputs: None,
         moves: vec![Moved {
-            repository: HOSTILE.to_owned(),
+            place: Place::File(HOSTILE.to_owned()),
             names: vec![Renamed {
                 old: HOSTILE.to_owned(),
                 new: HOSTILE.to_owned(),

@@ -93,10 +93,10 @@ pub fn config_files(files: &ConfigFiles) -> Vec<(&str, &'static str)> {
         .collect()
 }
 
-/// Old names that were taken for new ones, a line for each repository.
+/// Old names that were taken for new ones, a line for each place.
 pub fn moves(report: &Report) -> Vec<String> {
     let moves = report.moves.iter();
-    let line = |m: &Moved| format!("::{}  {}", m.repository, m.names(usize::MAX));
+    let line = |m: &Moved| format!("{}  {}", m.place, m.names(usize::MAX));
     moves.map(line).collect()
 }
 

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Kind, Known, Names, Scan, in_list};
+use super::{Kind, Known, Names, Scan, in_list, labels};
 use crate::files;
+use crate::moves::atom::Atom;
 use crate::moves::cache::{VARIABLES, change};
-use crate::moves::map::Parent;
+use crate::moves::map::{Moves, Parent, Replacement};
+use crate::moves::packages::Stock;
 use crate::moves::tree::Tree;
 use crate::vdb;
 use crate::version::split_pf;
@@ -39,6 +41,9 @@ const BY_NAME: [&str; 2] = ["env", "patches"];
 
 /// What a person asked for.
 const WORLD: [&str; 2] = ["var/lib/portage/world", "etc/portage/sets"];
+
+/// The same, of which Portage changes nothing itself.
+const SETS: &str = "sets";
 
 /// Find what is in the system whose root directory is `root`.
 pub(super) fn scan(root: &Path, known: Known<'_>, scan: &mut Scan) -> Result<()> {
@@ -84,8 +89,26 @@ fn lists(
     Ok(())
 }
 
-/// Directories and files `CATEGORY/NAME`, with `-VERSION` or `:SLOT` behind it.
+/// What lies in such a directory under an old name.
 fn named(system: &Tree, directory: &str, known: Known<'_>, scan: &mut Scan) -> std::io::Result<()> {
+    for (path, atom, new) in by_name(system, directory, known)? {
+        let mut names = Names::default();
+        names.add(&atom, &new, None, None);
+        let path = format!("/{path}");
+        let findings = names.into_findings(Kind::Config, None, &path);
+        scan.findings.extend(findings);
+    }
+    Ok(())
+}
+
+/// Directories and files `CATEGORY/NAME`, with `-VERSION` or `:SLOT` behind it, that have an
+/// old name; what each stands for, and what should.
+fn by_name<'a>(
+    system: &Tree,
+    directory: &str,
+    known: Known<'a>,
+) -> std::io::Result<Vec<(String, Atom, Replacement<'a>)>> {
+    let mut found = Vec::new();
     let top = format!("{CONFIG}/{directory}");
     for (category, is_dir) in system.entries(&top)? {
         if !is_dir {
@@ -100,15 +123,77 @@ fn named(system: &Tree, directory: &str, known: Known<'_>, scan: &mut Scan) -> s
             let atom = format!("{operator}{category}/{pf}{colon}{slot}").parse();
             let Ok(atom) = atom else { continue };
             if let Some(new) = known.replace(&atom) {
-                let mut names = Names::default();
-                names.add(&atom, &new, None, None);
-                let path = format!("/{top}/{category}/{entry}");
-                let findings = names.into_findings(Kind::Config, None, &path);
-                scan.findings.extend(findings);
+                found.push((format!("{top}/{category}/{entry}"), atom, new));
             }
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What below /etc/portage is to be another, for a system to go by new names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mend {
+    /// Where it is, from the root of the system.
+    pub path: String,
+    /// What becomes of it.
+    pub change: Change,
+    /// The old names, or names and slots, and the new ones.
+    pub names: Vec<(String, String)>,
+}
+
+/// What becomes of a file or a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It has this text.
+    Text(String),
+    /// It is at this path, from the root of the system.
+    Rename(String),
+}
+
+/// What would mend the settings below /etc/portage of the system whose root directory is
+/// `root`; nothing is written. What cannot be read is left out.
+///
+/// # Errors
+/// A directory cannot be listed.
+pub fn mends(root: &Path, moves: &Moves, stock: &Stock<'_>) -> Result<Vec<Mend>> {
+    let known = Known { moves, stock };
+    let what = || format!("cannot search {}", root.display());
+    let system = Tree(files::open_trusted(root).with_context(what)?);
+    let mut found = Vec::new();
+    for list in LISTS.into_iter().chain([SETS]) {
+        for path in system
+            .files(&format!("{CONFIG}/{list}"))
+            .with_context(what)?
+        {
+            let Ok(Some(text)) = system.text(&path) else {
+                continue;
+            };
+            let (names, new) = in_list(&text, known);
+            if new != text {
+                let change = Change::Text(new);
+                let names = names.0.into_keys().collect();
+                found.push(Mend {
+                    path,
+                    change,
+                    names,
+                });
+            }
+        }
+    }
+    for directory in BY_NAME {
+        for (path, old, new) in by_name(&system, directory, known).with_context(what)? {
+            let names = vec![labels(&old, &new.atom)];
+            let to = new.atom.to_string();
+            let to = to.trim_start_matches('=');
+            let change = Change::Rename(format!("{CONFIG}/{directory}/{to}"));
+            found.push(Mend {
+                path,
+                change,
+                names,
+            });
+        }
+    }
+    Ok(found)
 }
 
 fn installed(root: &Path, known: Known<'_>, scan: &mut Scan) -> Result<()> {
