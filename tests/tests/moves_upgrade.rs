@@ -2,12 +2,13 @@
 //! main one are taken for the new ones, and the repositories stay as they are.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use be_tests::system::{NOTHING, System};
 use xtask::fingerprint::Fingerprint;
-use xtask::image::Tree;
+use xtask::image::{Layout, Tree};
 use xtask::run::{cmd, run};
 
 const GENTOO: &str = "/var/db/repos/gentoo";
@@ -102,8 +103,8 @@ fn configure(system: &System, more: &str) -> Result<()> {
 }
 
 /// The lab, where Gentoo has moved packages and two other repositories have not noticed.
-fn moved() -> Result<System> {
-    let system = System::adopted_lab()?;
+fn moved(layout: Layout) -> Result<System> {
+    let system = System::adopted_lab_with(layout)?;
     configure(&system, "")?;
     system.write(&format!("{GENTOO}/profiles/updates/1Q-2026"), UPDATES)?;
     for (cpv, text) in [
@@ -196,7 +197,7 @@ fn recorded(system: &System, name: &str, package: &str) -> Result<String> {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn old_names_in_other_repositories_are_taken_for_the_new_ones() -> Result<()> {
-    let system = moved()?;
+    let system = moved(Layout::AtSubvol)?;
     let upgrade = |name: &str| {
         let names = CASES.map(|case| case.0);
         let names = names.into_iter().chain(["cached", "stale", "inherits"]);
@@ -217,8 +218,15 @@ fn old_names_in_other_repositories_are_taken_for_the_new_ones() -> Result<()> {
     system.be.run(&["destroy", "-F", "without"]).done();
 
     configure(&system, "")?;
+    // What an upgrade that fails has is gone, and is there again when it goes on.
+    let hook = "/etc/be/upgrade.d/after-fetch/fails";
+    system.write(hook, "#!/bin/sh\ntest -e /root/mended\n")?;
+    fs::set_permissions(system.path(hook), fs::Permissions::from_mode(0o755))?;
     let running = system.running()?;
-    let done = upgrade("new").done();
+    drop(upgrade("new").exits(6));
+    ensure!(!system.env("new", ".be-moves").exists());
+    fs::write(system.env("new", "root/mended"), "")?;
+    let done = system.be.run(&["upgrade", "--continue", "new"]).done();
     drop(done.says(&[
         "::overlay",
         "dev-libs/oldlib -> dev-libs/newlib",
@@ -263,7 +271,7 @@ fn old_names_in_other_repositories_are_taken_for_the_new_ones() -> Result<()> {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn a_portage_that_does_not_honour_it_goes_on_as_it_always_does() -> Result<()> {
-    let system = moved()?;
+    let system = moved(Layout::AtSubvol)?;
     ebuild(&system, SECOND, ("app-misc/fine", "1"), "")?;
     system.set_world(&["app-misc/fine"])?;
     let portage = "/usr/lib/python3/dist-packages/portage/dbapi/porttree.py";
@@ -291,7 +299,7 @@ fn a_portage_that_does_not_honour_it_goes_on_as_it_always_does() -> Result<()> {
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn the_settings_have_the_new_names_in_the_clone() -> Result<()> {
-    let system = moved()?;
+    let system = moved(Layout::AtSubvol)?;
     ebuild(&system, SECOND, ("app-misc/fine", "1"), "")?;
     system.set_world(&["app-misc/fine"])?;
     let files = [
@@ -356,6 +364,41 @@ fn the_settings_have_the_new_names_in_the_clone() -> Result<()> {
         named.contains(&"/etc/portage/patches/dev-libs/oldlib-1"),
         "{report}"
     );
+    assert_eq!(running.diff(&system.running()?), NOTHING);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn repositories_may_be_in_subvolumes_of_their_own_and_behind_links() -> Result<()> {
+    let system = moved(Layout::Suse)?;
+    // A bashrc of the owner's, and a place that is reached by a link.
+    fs::rename(system.path(SECOND), system.path("/srv/elsewhere"))?;
+    symlink("elsewhere", system.path(SECOND))?;
+    let own = "[[ ${EBUILD_PHASE} == prepare ]] && elog 'mine was read'\n";
+    system.write("/etc/portage/bashrc.real", own)?;
+    symlink("bashrc.real", system.path("/etc/portage/bashrc"))?;
+    let running = system.running()?;
+    let packages = ["app-misc/asks", "app-misc/chain", "app-misc/cached"];
+    let upgrade = ["upgrade", "new", "--"];
+    let args = upgrade.into_iter().chain(packages);
+    system.be.run(&args.collect::<Vec<_>>()).done();
+    for (package, expected) in [
+        ("chain", "dev-libs/toolkit:2"),
+        ("cached", "dev-libs/newlib"),
+    ] {
+        let file = format!("/var/db/pkg/app-misc/{package}-1/RDEPEND");
+        let found = system.be.run(&["exec", "new", "--", "cat", &file]).done();
+        ensure!(
+            found.stdout.trim() == expected,
+            "{package}: {}",
+            found.stdout
+        );
+    }
+    let report = system.be.run(&["log", "new"]).done().stdout;
+    ensure!(report.contains("mine was read"), "{report}");
+    let bashrc = ["exec", "new", "--", "cat", "/etc/portage/bashrc"];
+    ensure!(system.be.run(&bashrc).done().stdout == own);
     assert_eq!(running.diff(&system.running()?), NOTHING);
     Ok(())
 }
