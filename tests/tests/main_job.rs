@@ -52,7 +52,7 @@ fn main_job(layout: Layout) -> Result<()> {
     assert_eq!(system.host_changes(&host)?, NOTHING);
 
     nothing_to_upgrade_leaves_nothing(&system)?;
-    later_changes_go_over_when_that_is_wanted(&system)
+    later_changes_go_over(&system)
 }
 
 fn init_says_what_it_found(system: &System) -> Result<()> {
@@ -302,13 +302,13 @@ fn listing(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn later_changes_go_over_when_that_is_wanted(system: &System) -> Result<()> {
+fn later_changes_go_over(system: &System) -> Result<()> {
     system.write("/etc/since-then", "x")?;
     system.write("/root/since-then", "x")?;
-    let told = system.be.run(&["activate", "new"]).done();
+    let told = system.be.run(&["activate", "--no-carry", "new"]).done();
     told.says(&["1 below /etc", "/etc/since-then"]);
     assert!(!system.env("new", "etc/since-then").exists());
-    let carry = ["activate", "--carry", "new", "--json"];
+    let carry = ["activate", "new", "--json"];
     let activated = system.be.run(&carry).done().json();
     let left = &activated["left_behind"];
     assert_eq!(
