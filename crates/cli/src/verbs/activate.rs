@@ -17,7 +17,11 @@ use crate::complete;
 use crate::context::{Context, Work};
 use crate::reporter::{Outcome, count};
 
-/// Choose the environment that boots by default; nothing else is changed.
+/// Choose the environment that boots by default.
+///
+/// Into the result of an upgrade that was not booted yet goes first what changed on the running
+/// system meanwhile. Where the service be-carry runs, the switch comes when this system shuts
+/// down, with the last changes. Any other environment stays as it is.
 ///
 /// One that was never confirmed boots on trial where GRUB can count boots: if it is not
 /// confirmed in a few of them, the machine falls back by itself.
@@ -51,10 +55,10 @@ pub struct Args {
 /// itself; see be carry.
 #[derive(Debug, clap::Args)]
 pub struct Carry {
-    /// Carry it over, and refuse where that cannot be.
+    /// Carry over first what changed on the running system, whatever the environment is.
     #[arg(long, overrides_with = "no_carry", conflicts_with = "undo_once")]
     carry: bool,
-    /// Leave the environment as it is.
+    /// Leave the environment as it is, now and when this system shuts down.
     #[arg(long, overrides_with = "carry")]
     no_carry: bool,
 }
