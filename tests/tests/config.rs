@@ -393,3 +393,20 @@ fn a_person_goes_through_them_at_a_terminal() -> Result<()> {
     drop(walk(&system, "x", &[], None)?.exits(77));
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn what_was_written_while_somebody_decides_is_not_replaced() -> Result<()> {
+    let system = small()?;
+    let target = system.env("x", "etc/foo.conf");
+    let editor = system.dir().join("editor");
+    let script = format!("echo later >>{}; echo edited >$1\n", target.display());
+    fs::write(&editor, script)?;
+    let failed = walk(&system, "x", &["s", "e", "y", "q"], Some(&editor))?;
+    assert_ne!(failed.code, 0, "{failed:?}");
+    let said = format!("{}{}", failed.stdout, failed.stderr);
+    assert!(said.contains("was changed meanwhile"), "{said}");
+    assert_eq!(etc(&system, "x", "foo.conf")?, "mine\nb\nlater\n");
+    assert!(waits(&system, "x", "foo.conf"));
+    Ok(())
+}

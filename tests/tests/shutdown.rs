@@ -147,6 +147,26 @@ fn a_shutdown_that_cannot_carry_switches_to_nothing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn packages_for_which_there_is_no_time_go_over_the_next_time() -> Result<()> {
+    let system = System::adopted_lab()?;
+    upgraded_and_waiting(&system, Some("default"))?;
+    let remove = ["emerge", "--quiet", "--unmerge", "app-misc/confy"];
+    system.chroot().run(&remove)?;
+    system.be.run(&["carry", "--at-shutdown"]).done();
+    ensure!(system.env("new", "usr/bin/confy").exists());
+    let waits = system.record("new")?["packages_wait"].clone();
+    assert_eq!(waits["removed"][0]["package"], "app-misc/confy", "{waits}");
+    let log = system.be.run(&["log", "new"]).done().stdout;
+    ensure!(log.contains("and not in new: app-misc/confy"), "{log}");
+    let told = system.be.run(&["activate", "new"]).done();
+    told.says(&["packages as in default, in new too: -app-misc/confy-1"]);
+    ensure!(!system.env("new", "usr/bin/confy").exists());
+    assert_eq!(system.record("new")?["packages_wait"], Value::Null);
+    Ok(())
+}
+
 /// A disk on which much waits for the shutdown.
 fn much_waits() -> Result<Disks> {
     let system = System::adopted_small()?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use be_portage::chores::Chore;
+use be_portage::diff::PackageDiff;
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -584,6 +585,10 @@ pub struct Record {
     /// changed it; some may be gone by now. What is not UTF-8 in them is replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<String>,
+    /// Packages that changed on the running system and for which there was no time when it was
+    /// carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages_wait: Option<PackageDiff>,
     /// What is to be done when the system that it was cloned from shuts down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_shutdown: Option<AtShutdown>,
@@ -612,6 +617,7 @@ impl Record {
             upgrade: None,
             trial_failure: None,
             beside: Vec::new(),
+            packages_wait: None,
             at_shutdown: None,
             extra: Map::new(),
         }

@@ -42,7 +42,13 @@ fn goes_around_grub() -> bool {
 
 /// The environment that waits for the shutdown, with what is to be done.
 pub fn waiting(inv: &Inventory) -> Option<(&Environment, &AtShutdown)> {
-    let waits = |env: &&Environment| !env.running && env.root.is_some();
+    let root = &inv.system.root.uuid;
+    let waits = |env: &&Environment| match &env.record.at_shutdown {
+        Some(then) if then.switch.is_some() => env.waits_for_shutdown(root),
+        // That of be activate --now.
+        Some(_) => Route::into_clone(inv, env).is_ok() && env.usable(),
+        None => false,
+    };
     let waiting = inv.environments.iter().rev().filter(waits);
     let mut waiting = waiting.filter_map(|env| Some((env, env.record.at_shutdown.as_ref()?)));
     waiting.next()

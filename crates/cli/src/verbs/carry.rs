@@ -79,7 +79,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let route = Route::into_clone(&work.inv, work.inv.get(&name)?)?;
     let done = over(&ctx.session, work.inv, &route, &terms)?;
     let Over { carry, applied, .. } = &done;
-    if applied.done == 0 && applied.beside.is_empty() && carry.is_empty() {
+    if applied.done == 0
+        && applied.beside.is_empty()
+        && carry.is_empty()
+        && done.packages().is_empty()
+    {
         let why = format!("nothing changed that {} has not", carry.to);
         return Err(NothingToDo(why).into());
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use be_btrfs::Mode;
+use be_portage::diff::PackageDiff;
 use chrono::{DateTime, FixedOffset};
 
 use super::Carry;
@@ -163,7 +164,8 @@ pub fn is_due(session: &Session, inv: &Inventory, env: &Environment) -> bool {
     // What changes while it is looked at is looked at again where it is held still.
     let found = || survey(session, inv, &route, Origin::Live);
     goes_by_itself(session, inv, env)
-        && found().map_or(true, |f| !f.is_empty() || !f.packages.is_empty())
+        && (env.record.packages_wait.is_some()
+            || found().map_or(true, |f| !f.is_empty() || !f.packages.is_empty()))
 }
 
 /// Carry what changed on the running system into an environment. Cut off at any point, the
@@ -207,7 +209,11 @@ pub(crate) fn over_claimed(
         let applied = apply(session, &carry, terms.interrupted)?;
         let packages = terms.packages && session.config.carry.packages;
         let replayed = match packages && !route.back {
-            true => Some(replay(session, route, &carry.diff, terms)?),
+            true => {
+                let mut diff = env.record.packages_wait.clone().unwrap_or_default();
+                add(&mut diff, &carry.diff);
+                Some(replay(session, route, &diff, terms)?)
+            }
             false => None,
         };
         keep_in_mind(session, name, &applied)?;
@@ -220,8 +226,8 @@ pub(crate) fn over_claimed(
         };
         // Whatever happens after this: it will not be found again.
         over.write_down(session, terms)?;
-        let waits = packages_wait(session, &over);
-        if !route.back && !waits {
+        if !route.back {
+            packages_wait(session, &over)?;
             remember(session, name, &dir, bases)?;
         }
         Ok(over)
@@ -236,11 +242,40 @@ pub(crate) fn over_claimed(
     Ok(done)
 }
 
-/// Whether packages changed that are to go over when there is time for it: the next time still
-/// has to find them.
-fn packages_wait(session: &Session, over: &Over) -> bool {
-    let wanted = session.config.carry.packages && over.replayed.is_none();
-    wanted && !over.carry.packages.is_empty()
+/// Note down the packages that are to go over when there is time for it: they will not be found
+/// again.
+fn packages_wait(session: &Session, over: &Over) -> Result<()> {
+    let name = &over.carry.to;
+    let mut record = session.store.record_of(name)?;
+    let before = record.packages_wait.clone();
+    record.packages_wait = match &over.replayed {
+        Some(_) => None,
+        None if session.config.carry.packages && !over.carry.packages.is_empty() => {
+            let mut all = before.clone().unwrap_or_default();
+            add(&mut all, &over.carry.diff);
+            Some(all)
+        }
+        None => before.clone(),
+    };
+    if record.packages_wait == before {
+        return Ok(());
+    }
+    session
+        .store
+        .write_record(&Paths::environment(name), &record)
+}
+
+/// More changes, after others.
+fn add(all: &mut PackageDiff, more: &PackageDiff) {
+    all.added.extend(more.added.iter().cloned());
+    all.removed.extend(more.removed.iter().cloned());
+    for (all, more) in [
+        (&mut all.upgraded, &more.upgraded),
+        (&mut all.downgraded, &more.downgraded),
+        (&mut all.rebuilt, &more.rebuilt),
+    ] {
+        all.extend(more.iter().cloned());
+    }
 }
 
 /// Keep the result of an upgrade as it is when it is about to boot for the first time: what is

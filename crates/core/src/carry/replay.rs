@@ -13,7 +13,7 @@ use be_portage::pretend::{self, Kind};
 use be_portage::vdb::{Installed, Package};
 use be_portage::version::version_cmp;
 
-use super::over::Terms;
+use super::over::{BEFORE, Terms};
 use super::route::Route;
 use crate::chroot::{Bind, Job, Output, exit_code, wait};
 use crate::execute::make_snapshot;
@@ -219,7 +219,7 @@ impl AtWork<'_> {
         let length = || self.session.store.dir.metadata(&log).map_or(0, |m| m.size);
         let from = length();
         let code = self.run_there(&emerge::packed(cpv, TARGET, true), Some(packed))?;
-        let shown = log::tail(&self.session.store, &log, length() - from)?;
+        let shown = log::tail(&self.session.store, &log, length().saturating_sub(from))?;
         let shown = String::from_utf8_lossy(&shown.unwrap_or_default()).into_owned();
         let planned = pretend::parse(&shown);
         let alone = matches!(&planned[..], [one] if one.package == cpv && one.kind == Kind::Binary);
@@ -259,7 +259,8 @@ impl AtWork<'_> {
         let mut child = job.start(Output::Log(out))?;
         let status = wait(&mut child, self.terms.interrupted, || ())?;
         if self.terms.interrupted.came() {
-            bail!("it was interrupted");
+            let to = &self.route.to;
+            bail!("it was interrupted; {to}@{BEFORE} is as {to} was before");
         }
         Ok(exit_code(status))
     }

@@ -1,6 +1,7 @@
 //! Changing a configuration file: first what was there is kept, then the file is replaced,
 //! then what waited goes. Cut off at any moment, all that a person has written is there.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -53,11 +54,30 @@ pub(crate) fn already_merged(root: &Root, item: &Item, stamp: &Stamp) -> bool {
     })
 }
 
+/// A file was changed since it was looked at: what was decided was about something else.
+#[derive(Debug)]
+pub(crate) struct Meanwhile(PathBuf);
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.display();
+        write!(
+            f,
+            "{path} was changed meanwhile, and is left: be config again"
+        )
+    }
+}
+
+impl std::error::Error for Meanwhile {}
+
 /// Give the file this content. What waits is still there: see [`done_with`].
 pub(crate) fn put(root: &Root, item: &Item, content: &[u8], stamp: &Stamp) -> Result<Kept> {
     let Some(ours) = &item.ours else {
         bail!("{} is no regular file", item.target.display());
     };
+    if super::content(root, &item.target)?.as_ref() != Some(ours) {
+        return Err(Meanwhile(item.target.clone()).into());
+    }
     if ours == content {
         return Ok(None);
     }

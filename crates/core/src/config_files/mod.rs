@@ -24,7 +24,7 @@ use crate::upgrade::fd_path;
 use crate::whole::Whole;
 
 pub use change::{Kept, Stamp};
-pub(crate) use change::{already_merged, done_with, put};
+pub(crate) use change::{Meanwhile, already_merged, done_with, put};
 pub(crate) use memory::learn;
 
 /// Where `be` keeps what it has to remember of configuration files, in the environment.

@@ -24,11 +24,15 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
         record.trial_failure = None;
     }
     record.at_shutdown = None;
+    let then = env.record.at_shutdown.as_ref().and_then(|then| then.switch);
+    let was_chosen = then.is_some_and(|how| how != How::Once);
+    if was_chosen && !env.default && env.trial.is_none() {
+        // Somebody did by hand what the shutdown was to do. Before that is forgotten.
+        plan.steps.push(Step::menu(env.name()));
+    }
     if record != env.record {
         plan.steps.push(Step::Update(Box::new(record)));
     }
-    let then = env.record.at_shutdown.as_ref().and_then(|then| then.switch);
-    let was_chosen = then.is_some_and(|how| how != How::Once);
     let choice = inv.choice();
     let named = |name: &Option<String>| name.as_deref() == Some(env.name().as_str());
     if choice
@@ -45,9 +49,6 @@ pub fn confirm(inv: &Inventory) -> Result<Plan, Refusal> {
             failed,
             ..choice
         }));
-    } else if was_chosen && !env.default {
-        // Somebody did by hand what the shutdown was to do.
-        plan.steps.push(Step::menu(env.name()));
     } else if let Some(back) = inv.menu.back.as_ref().filter(|_| env.default) {
         plan.steps.push(Step::menu(back));
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use be_portage::config_files::Decision;
 
 use super::Work;
-use crate::config_files::{self, Item, Lineage, Stamp};
+use crate::config_files::{self, Item, Lineage, Meanwhile, Stamp};
 use crate::record::ConfigFiles;
 
 /// What became of one.
@@ -63,7 +64,14 @@ impl Work<'_> {
         let root = self.root()?;
         let stamp = Stamp::new(self.upgrade().started);
         let merged = config_files::already_merged(&root, item, &stamp);
+        // What was carried is the person's, and no new version of a package.
+        let carried = |file: &PathBuf| {
+            let shown = format!("/{}", file.to_string_lossy().trim_start_matches('/'));
+            self.record.beside.contains(&shown)
+        };
+        let carried = item.files.iter().any(carried);
         let (mut done, content) = match (&item.decision, self.session.config.upgrade.merge_config) {
+            _ if carried => (Done::Left, None),
             (_, true) if merged => (Done::Merged, None),
             (Decision::Merge(result), true) => (Done::Merged, Some(result)),
             (Decision::Take, true) => (Done::Taken, item.theirs.as_ref()),
@@ -73,8 +81,8 @@ impl Work<'_> {
             let path = item.target.display();
             match config_files::put(&root, item, content, &stamp) {
                 Ok(_kept) => {}
-                // One that somebody has locked, by chattr(1).
-                Err(e) if is_denied(&e) => {
+                // One that somebody has locked, by chattr(1), or of which several versions wait.
+                Err(e) if is_denied(&e) || e.is::<Meanwhile>() => {
                     self.watch.note(&format!("{path} is left as it is: {e:#}"));
                     done = Done::Left;
                 }

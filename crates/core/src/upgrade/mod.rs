@@ -296,7 +296,9 @@ impl Work<'_> {
                 let planned = self.by_portage(request);
                 let forgotten = self.forget_moves();
                 let planned = planned?;
-                forgotten?;
+                if let Err(e) = forgotten {
+                    self.watch.note(&format!("/.be-moves stays: {e:#}"));
+                }
                 planned.map(Pretended::Portage)
             }
             Manager::Profile(profile) => {

@@ -36,6 +36,9 @@ const CACHE: &str = "md5-cache";
 /// What every phase of an ebuild reads, in Portage's configuration.
 const BASHRC: &str = "bashrc";
 
+/// A larger one of the owner's is not extended, in bytes: it is handed on as an argument.
+const MAX_BASHRC: u64 = 32 << 10;
+
 /// How many names of a repository are told while it works; all are in the report.
 const SHOWN: usize = 10;
 
@@ -150,8 +153,12 @@ impl Work<'_> {
         if !needs.is_empty() {
             self.resolve_in(repositories, needs, &moves, told)?;
         }
-        if !asked.is_empty() {
-            self.answer(&asked, &main)?;
+        if !asked.is_empty()
+            && let Err(e) = self.answer(&asked, &main)
+        {
+            self.watch.note(&format!(
+                "ebuilds that ask for an installed package by an old name are not answered: {e:#}"
+            ));
         }
         Ok(())
     }
@@ -165,7 +172,17 @@ impl Work<'_> {
         told: &mut Vec<Told>,
     ) -> Result<()> {
         let root = self.root()?;
+        let settings = root.canonicalize(CONFIGURATION)?;
         for mend in mends(&fd_path(&root), moves, stock)? {
+            // A link may lead into a repository, which stays as it is.
+            let real = root.canonicalize(&mend.path);
+            if !real.is_ok_and(|real| real.starts_with(&settings)) {
+                self.watch.note(&format!(
+                    "/{} leads elsewhere, and is left as it is",
+                    mend.path
+                ));
+                continue;
+            }
             let done = match &mend.change {
                 Change::Text(text) => root.write_atomic(&mend.path, text.as_bytes(), 0o644),
                 Change::Rename(to) => rename(&root, &mend.path, to),
@@ -183,11 +200,15 @@ impl Work<'_> {
     fn repositories(&self) -> Result<Vec<Repository>> {
         let root = self.root()?;
         let shared = layout::shared(&self.session.observe()?.system);
-        Repository::configured_by(&fd_path(&root), |location| {
-            let is_shared = shared.iter().any(|target| location.starts_with(target));
-            let running = || self.session.root.fd().try_clone_to_owned();
-            Ok(is_shared.then(running).transpose()?)
-        })
+        Repository::configured_by(
+            &fd_path(&root),
+            |location| {
+                let is_shared = shared.iter().any(|target| location.starts_with(target));
+                let running = || self.session.root.fd().try_clone_to_owned();
+                Ok(is_shared.then(running).transpose()?)
+            },
+            |location| bail!("the repository {location} is nowhere in the environment"),
+        )
     }
 
     /// Where a repository's metadata is, without a link on the way.
@@ -348,7 +369,19 @@ impl Work<'_> {
     fn answer(&mut self, asked: &BTreeMap<String, String>, main: &str) -> Result<()> {
         let root = self.root()?;
         let place = Path::new(CONFIGURATION).join(BASHRC);
-        let own = match root.read_to_string(&place, MAX_TEXT) {
+        let shared = layout::shared(&self.session.observe()?.system);
+        let absolute = Path::new("/").join(&place);
+        ensure!(
+            !shared.iter().any(|target| absolute.starts_with(target)),
+            "/{CONFIGURATION} is shared with the running system"
+        );
+        // A link that leads to something shared, or to nothing.
+        let is_link = root.lstat(&place).is_ok_and(|meta| meta.kind.is_symlink());
+        ensure!(
+            !is_link || root.exists(&place)?,
+            "/{CONFIGURATION}/{BASHRC} is a link that leads out of the environment"
+        );
+        let own = match root.read_to_string(&place, MAX_BASHRC) {
             Ok(text) => text,
             Err(e) if e.is_not_found() => String::new(),
             Err(e) => return Err(e).context("cannot read the bashrc of Portage"),

@@ -92,16 +92,18 @@ impl Repository {
     /// # Errors
     /// Something that is there cannot be read.
     pub fn configured(root: &Path) -> Result<Vec<Self>> {
-        Self::configured_by(root, |_| Ok(None))
+        Self::configured_by(root, |_| Ok(None), |_| Ok(()))
     }
 
-    /// As [`Repository::configured`]; what `elsewhere` gives for a location is opened there.
+    /// As [`Repository::configured`]; what `elsewhere` gives for a location is opened there, and
+    /// `missing` is told of one that is not there.
     ///
     /// # Errors
-    /// As for [`Repository::configured`], and those of `elsewhere`.
+    /// As for [`Repository::configured`], and those of `elsewhere` and `missing`.
     pub fn configured_by(
         root: &Path,
         elsewhere: impl Fn(&Path) -> Result<Option<OwnedFd>>,
+        missing: impl Fn(&str) -> Result<()>,
     ) -> Result<Vec<Self>> {
         let what = || format!("cannot read repos.conf in {}", root.display());
         let system = Tree(files::open_trusted(root).with_context(what)?);
@@ -119,6 +121,8 @@ impl Repository {
                 repository.main = name == configured.main;
                 repository.location = Some(location.into());
                 found.push(repository);
+            } else {
+                missing(&location)?;
             }
         }
         Ok(found)
