@@ -88,7 +88,6 @@ fn the_upgrade_goes_on_in_it_and_it_is_out_of_the_menu_meanwhile() -> Result<()>
     assert_eq!(system.sound_menu()?, name);
     let made = system.record(&name)?;
 
-    system.set_world(&["app-misc/failbuild"])?;
     // The clone has its own list of what is wanted.
     fs::write(
         system.env(&name, "var/lib/portage/world"),
