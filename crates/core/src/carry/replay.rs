@@ -243,16 +243,7 @@ impl AtWork<'_> {
         if self.terms.interrupted.came() {
             bail!("it was interrupted");
         }
-        job.env
-            .retain(|(k, _)| !command.env.iter().any(|(c, _)| c == k));
-        job.env.extend(command.env.iter().cloned());
-        let add = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-        job.env.extend([
-            add("BE_ENVIRONMENT", self.route.to.as_str()),
-            // A kernel's install hook must not write to the GRUB that boots now.
-            add("GRUB_CFG", "/run/grub.cfg"),
-            add("DONT_MOUNT_BOOT", "1"),
-        ]);
+        upgrade::give_variables(&mut job, command, &self.route.to);
         let mut out = log::append(&self.session.store, &self.route.to)?;
         let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
         writeln!(out, ">>> {now} {}", command.args.join(" ")).context("cannot write the log")?;

@@ -49,6 +49,7 @@ pub use failed::UpgradeFailed;
 pub(crate) use finish::fd_path;
 use journal::Noted;
 pub use pace::pause;
+pub(crate) use portage::give_variables;
 pub use progress::{Job, Merging};
 pub use report::{Report, owed};
 use request::options;

@@ -15,8 +15,9 @@ use nix::libc::SIGKILL;
 use super::Work;
 use super::pace::Pace;
 use super::progress::Follow;
-use crate::chroot::{Group, Output, exit_code, uncover, wait};
+use crate::chroot::{Group, Job, Output, exit_code, uncover, wait};
 use crate::log;
+use crate::name::EnvName;
 use crate::observe::MAX_TEXT;
 use crate::whole::Whole;
 
@@ -199,20 +200,11 @@ impl Work<'_> {
         let inv = self.session.observe()?;
         let env = inv.get(&self.record.name)?;
         let mut job = self.session.job(&inv, env, command.args.clone())?;
-        job.env
-            .retain(|(k, _)| !command.env.iter().any(|(c, _)| c == k));
-        job.env.extend(command.env.iter().cloned());
+        give_variables(&mut job, command, &self.record.name);
         job.built = self.built.clone();
         job.covers = self.manager.covers();
         job.covers.extend(self.moved.covers.iter().cloned());
         job.inside.clone_from(&self.moved.inside);
-        let add = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-        job.env.extend([
-            add("BE_ENVIRONMENT", self.record.name.as_str()),
-            // A kernel's install hook must not write to the GRUB that boots now.
-            add("GRUB_CFG", "/run/grub.cfg"),
-            add("DONT_MOUNT_BOOT", "1"),
-        ]);
         let mut out = log::append(&self.session.store, &self.record.name)?;
         let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
         let shown = command.args.join(" ");
@@ -262,6 +254,20 @@ impl Work<'_> {
         let full = Path::new("/").join(EMERGE_LOG);
         self.session.seen_by(&self.record, &full)
     }
+}
+
+/// The variables of a program of Portage at work in an environment.
+pub(crate) fn give_variables(job: &mut Job, command: &Emerge, name: &EnvName) {
+    job.env
+        .retain(|(k, _)| !command.env.iter().any(|(c, _)| c == k));
+    job.env.extend(command.env.iter().cloned());
+    let add = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+    job.env.extend([
+        add("BE_ENVIRONMENT", name.as_str()),
+        // A kernel's install hook must not write to the GRUB that boots now.
+        add("GRUB_CFG", "/run/grub.cfg"),
+        add("DONT_MOUNT_BOOT", "1"),
+    ]);
 }
 
 /// Which boot of the machine this is, as the kernel names it.
