@@ -94,7 +94,8 @@ pub fn last_moment(session: &Session, inv: Inventory, terms: &Terms<'_>) -> Resu
     done.map(Some)
 }
 
-/// Nobody sees what is said at a shutdown: be log shows it later.
+/// Nobody sees what is said at a shutdown: be log shows it later. What was carried is there
+/// already.
 fn write_down(
     session: &Session,
     name: &EnvName,
@@ -104,7 +105,7 @@ fn write_down(
     let mut text = format!("=== {} shutdown\n", terms.now.format("%Y-%m-%d %H:%M:%S"));
     match done {
         Ok(last) => text.extend(last.notes.iter().map(|note| format!("{note}\n"))),
-        Err(e) => text.push_str(&format!("not carried, and not switched to: {e:#}\n")),
+        Err(e) => text.push_str(&format!("not switched to: {e:#}\n")),
     }
     let mut log = log::append(&session.store, name)?;
     log.write_all(text.as_bytes())
@@ -116,7 +117,9 @@ fn write_down(
 pub struct Last {
     /// The environment that boots now.
     pub name: EnvName,
-    /// A sentence each.
+    /// What was carried, a sentence each.
+    pub carried: Vec<String>,
+    /// What there is to say of the switch, a sentence each.
     pub notes: Vec<String>,
 }
 
@@ -129,9 +132,9 @@ fn carry_and_switch(
 ) -> Result<Last> {
     let env = inv.get(name)?;
     let route = Route::into_clone(&inv, env)?;
-    let mut notes = Vec::new();
+    let mut carried = Vec::new();
     if carry::goes_by_itself(session, &inv, env) {
-        notes = carry::over(session, inv, &route, terms)?.sentences();
+        carried = carry::over(session, inv, &route, terms)?.sentences();
         carry::still_good(session, name, terms.interrupted)?;
         carry::keep_activated(session, name, terms.now, terms.lock);
         inv = session.observe()?;
@@ -161,9 +164,9 @@ fn carry_and_switch(
         },
     };
     let done: Done = execute(session, inv, &plan, terms.lock).context("it was not switched to")?;
-    notes.extend(done.notes);
     Ok(Last {
         name: name.clone(),
-        notes,
+        carried,
+        notes: done.notes,
     })
 }

@@ -123,6 +123,7 @@ fn at_shutdown(ctx: &mut Context) -> Result<Outcome> {
             None => nothing(),
             Some(last) => Outcome::new(json!({ "environment": last.name }))
                 .text(format!("{} has what changed, and boots next\n", last.name))
+                .notes(last.carried)
                 .notes(last.notes),
         },
     )

@@ -101,9 +101,7 @@ impl Over {
         sentences.extend(self.carry.notes.iter().cloned());
         sentences
     }
-}
 
-impl Over {
     /// What became of packages, in a sentence each; nothing if none changed.
     #[must_use]
     pub fn packages(&self) -> Vec<String> {
