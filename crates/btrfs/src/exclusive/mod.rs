@@ -48,10 +48,6 @@ pub struct Usage {
     /// What only the set has, each byte once: before compression, and without
     /// what of an extent no file uses any more.
     pub exclusive: u64,
-    /// Of it, the extents that the extent tree has one reference to: of one
-    /// subvolume the column "Exclusive" of `btrfs filesystem du -s`, which
-    /// takes a reflink within the subvolume for one from elsewhere.
-    pub single: u64,
     /// What the extents of `exclusive` take on the disk, in one copy: after
     /// compression, and with what no file uses.
     pub disk: u64,
@@ -117,9 +113,6 @@ fn usage(
             let usage = &mut usage[set];
             usage.exclusive += candidate.bytes;
             usage.disk += candidate.disk;
-            if references.count == 1 {
-                usage.single += candidate.bytes;
-            }
         }
     }
     Ok(usage)
