@@ -19,12 +19,7 @@ const MENU: &str = "mount -o ro,subvolid=5 \"$(findmnt -n -o SOURCE / | sed 's/\
 #[ignore = "needs root and QEMU"]
 fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
     emulated(|| {
-        let mut machine = machine(Init::Systemd, Layout::BootExt4, Firmware::Bios, |_, _| {
-            Ok(())
-        })?;
-        start(&mut machine, Init::Systemd)?;
-        let done = machine.sh("be init")?;
-        ensure!(done.contains("/be-confirm.service"), "{done}");
+        let mut machine = systemd()?;
         new_kernel(&mut machine, |new, release| {
             format!(
                 "cd /srv/lab/kernels/{new} && cp -a boot/. /boot && cp -a lib/. /usr/lib && \
@@ -39,10 +34,55 @@ fn systemd_judges_a_boot_when_it_is_over() -> Result<()> {
         let reached = moment(&mut machine, "multi-user.target", "ActiveEnter")?;
         ensure!(reached > 0 && judged >= reached, "{judged} {reached}");
         assert_eq!(moment(&mut machine, "be-stuck.service", "InactiveExit")?, 0);
-        switches_at_once(&mut machine)?;
-        a_hang_falls_back(&mut machine)?;
-        systemd_judges_what_does_not_come_up(&mut machine)
+        Ok(())
     })
+}
+
+/// A machine with systemd that has adopted what runs.
+fn systemd() -> Result<Machine> {
+    let mut machine = machine(Init::Systemd, Layout::BootExt4, Firmware::Bios, |_, _| {
+        Ok(())
+    })?;
+    start(&mut machine, Init::Systemd)?;
+    let done = machine.sh("be init")?;
+    ensure!(done.contains("/be-confirm.service"), "{done}");
+    Ok(machine)
+}
+
+mod thorough {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn systemd_goes_elsewhere_and_comes_back_from_what_hangs() -> Result<()> {
+        emulated(|| {
+            let mut machine = systemd()?;
+            switches_at_once(&mut machine)?;
+            a_hang_falls_back(&mut machine)?;
+            systemd_judges_what_does_not_come_up(&mut machine)
+        })
+    }
+
+    #[test]
+    #[ignore = "needs root and QEMU"]
+    fn openrc_comes_back_from_what_is_sick() -> Result<()> {
+        emulated(|| {
+            let mut machine = openrc()?;
+            machine.sh(SICK)?;
+            leave(
+                &mut machine,
+                "be activate --now sick",
+                "switching to it now, by reboot",
+            )?;
+            for _ in 0..2 {
+                let booted = machine.vm().wait_boot(LONG)?;
+                assert_eq!(booted.root, "/@be/sick/root");
+            }
+            boots(&mut machine, Init::OpenRc, "default", "be.boot=fallback")?;
+            assert_eq!(cold_boots(&mut machine)?, [(true, false), (true, false)]);
+            Ok(())
+        })
+    }
 }
 
 /// A soft-reboot into what is well, and kexec into what is not, which comes back by itself.
@@ -146,26 +186,8 @@ fn systemd_judges_what_does_not_come_up(machine: &mut Machine) -> Result<()> {
 #[test]
 #[ignore = "needs root and QEMU"]
 fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
-    // Sorts behind be-confirm, and takes its time.
-    const SLOW: &str = "#!/sbin/openrc-run\nstart() {\n\tebegin slow; sleep 2; eend 0\n}\n";
     emulated(|| {
-        let mut machine = machine(
-            Init::OpenRc,
-            Layout::AtSubvol,
-            Firmware::Uefi,
-            |mount, be| {
-                fs::create_dir_all(mount.path("/etc/kernel/postinst.d"))?;
-                mount.write("/etc/init.d/zz-slow", SLOW)?;
-                let mode = fs::Permissions::from_mode(0o755);
-                fs::set_permissions(mount.path("/etc/init.d/zz-slow"), mode)?;
-                let link = mount.path("/etc/runlevels/default/zz-slow");
-                symlink("/etc/init.d/zz-slow", link)?;
-                let done = be.run(&["init"]).done().stdout;
-                ensure!(done.contains("/etc/runlevels/default/be-confirm"), "{done}");
-                Ok(())
-            },
-        )?;
-        start(&mut machine, Init::OpenRc)?;
+        let mut machine = openrc()?;
         let log = machine.sh("cat /run/lab-rc.log")?;
         let at = |words: &str| log.find(words).with_context(|| log.clone());
         ensure!(at("slow")? < at("Judging the boot")?, "{log}");
@@ -185,22 +207,32 @@ fn openrc_judges_a_boot_when_it_is_over() -> Result<()> {
 
         machine.sh("be create well && be activate -t well")?;
         let words = ["be.boot=once", "be.boot=default"];
-        boots_once(&mut machine, Init::OpenRc, words)?;
-
-        machine.sh(SICK)?;
-        leave(
-            &mut machine,
-            "be activate --now sick",
-            "switching to it now, by reboot",
-        )?;
-        for _ in 0..2 {
-            let booted = machine.vm().wait_boot(LONG)?;
-            assert_eq!(booted.root, "/@be/sick/root");
-        }
-        boots(&mut machine, Init::OpenRc, "default", "be.boot=fallback")?;
-        assert_eq!(cold_boots(&mut machine)?, [(true, false), (true, false)]);
-        Ok(())
+        boots_once(&mut machine, Init::OpenRc, words)
     })
+}
+
+/// A machine with OpenRC that has adopted what runs, after its first boot.
+fn openrc() -> Result<Machine> {
+    // Sorts behind be-confirm, and takes its time.
+    const SLOW: &str = "#!/sbin/openrc-run\nstart() {\n\tebegin slow; sleep 2; eend 0\n}\n";
+    let mut machine = machine(
+        Init::OpenRc,
+        Layout::AtSubvol,
+        Firmware::Uefi,
+        |mount, be| {
+            fs::create_dir_all(mount.path("/etc/kernel/postinst.d"))?;
+            mount.write("/etc/init.d/zz-slow", SLOW)?;
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(mount.path("/etc/init.d/zz-slow"), mode)?;
+            let link = mount.path("/etc/runlevels/default/zz-slow");
+            symlink("/etc/init.d/zz-slow", link)?;
+            let done = be.run(&["init"]).done().stdout;
+            ensure!(done.contains("/etc/runlevels/default/be-confirm"), "{done}");
+            Ok(())
+        },
+    )?;
+    start(&mut machine, Init::OpenRc)?;
+    Ok(machine)
 }
 
 /// When something happened to a unit, in microseconds since the kernel started.
