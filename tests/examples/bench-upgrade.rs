@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use be_tests::overlay::Overlay;
 use be_tests::system::System;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -18,10 +19,8 @@ use xtask::image::Tree;
 const PACKAGES: usize = 20;
 
 /// A package that only uses the processor.
-const EBUILD: &str = "EAPI=8\nDESCRIPTION=\"Work\"\nHOMEPAGE=\"https://localhost/\"\n\
-    S=\"${WORKDIR}\"\nLICENSE=\"MIT\"\nSLOT=\"0\"\nKEYWORDS=\"amd64\"\n\
-    src_compile() { python3 -c \"import time\nwhile time.process_time() < SECONDS: pass\"; }\n\
-    src_install() { newbin - ${PN} <<<\"#!/bin/sh\"; }\n";
+const PHASES: &str = "src_compile() { python3 -c \"import time\nwhile time.process_time() < \
+    SECONDS: pass\"; }\nsrc_install() { newbin - ${PN} <<<\"#!/bin/sh\"; }\n";
 
 fn main() -> Result<()> {
     let seconds = match std::env::args().nth(1) {
@@ -59,22 +58,12 @@ fn main() -> Result<()> {
 
 /// Packages that build for so long, in a repository of their own, and their names.
 fn packages(system: &System, seconds: f64) -> Result<Vec<String>> {
-    let repository = "/var/db/repos/work";
-    let files = [
-        ("profiles/repo_name", "work\n"),
-        ("metadata/layout.conf", "masters =\nthin-manifests = true\n"),
-    ];
-    for (path, text) in files {
-        system.write(&format!("{repository}/{path}"), text)?;
-    }
-    let conf = format!("[work]\nlocation = {repository}\nauto-sync = no\n");
-    system.write("/etc/portage/repos.conf/work.conf", conf)?;
-    let text = EBUILD.replace("SECONDS", &seconds.to_string());
+    let overlay = Overlay::new(system)?;
+    let phases = PHASES.replace("SECONDS", &seconds.to_string());
     let mut names = Vec::new();
     for number in 1..=PACKAGES {
         let name = format!("work{number}");
-        let ebuild = format!("{repository}/app-misc/{name}/{name}-1.ebuild");
-        system.write(&ebuild, &text)?;
+        overlay.ebuild(&name, "1", &phases)?;
         names.push(format!("app-misc/{name}"));
     }
     Ok(names)

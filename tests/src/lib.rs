@@ -7,6 +7,8 @@ pub mod came;
 pub mod cuts;
 pub mod disk;
 pub mod grub;
+pub mod looped;
+pub mod overlay;
 pub mod played;
 pub mod small;
 pub mod store;

@@ -395,6 +395,19 @@ impl System {
         all.iter().find(|e| e["name"] == name).cloned()
     }
 
+    /// The names of all environments, the oldest first.
+    ///
+    /// # Errors
+    /// `be list` prints no list.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let said = self.be.run(&["list", "--json"]).done().json();
+        let all = said["environments"].as_array().context("no list")?;
+        let names = all
+            .iter()
+            .filter_map(|e| Some(e["name"].as_str()?.to_owned()));
+        Ok(names.collect())
+    }
+
     /// The record of an environment, as it is on the disk.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io;
 
 use be_core::refusal::{NothingToDo, Refusal, exit};
-use be_core::upgrade::{SyncFailed, UpgradeFailed};
+use be_core::upgrade::{LiveFailed, SyncFailed, UpgradeFailed};
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -41,6 +41,9 @@ impl Failure {
                 false => exit::NOT_BOOTABLE,
             };
         }
+        if self.find::<LiveFailed>().is_some() {
+            return exit::UPGRADE_FAILED;
+        }
         match self.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => exit::NO_SPACE,
             Some(io::ErrorKind::ReadOnlyFilesystem) => exit::REFUSED,
@@ -71,6 +74,9 @@ impl Failure {
         if let Some(failed) = self.find::<UpgradeFailed>() {
             return failed.to_string();
         }
+        if let Some(failed) = self.find::<LiveFailed>() {
+            return failed.to_string();
+        }
         format!("{:#}", self.0).replace('\n', " ")
     }
 
@@ -83,6 +89,9 @@ impl Failure {
             return Some(refusal.hint());
         }
         if let Some(failed) = self.find::<UpgradeFailed>() {
+            return Some(failed.hint());
+        }
+        if let Some(failed) = self.find::<LiveFailed>() {
             return Some(failed.hint());
         }
         match self.code() {

@@ -169,6 +169,7 @@ fn hidden(arguments: &[OsString]) -> Option<u8> {
         "__supervise" => be_core::chroot::supervise,
         "__init" => be_core::chroot::init,
         "__enter" => be_core::chroot::enter,
+        "__beside" => be_core::chroot::beside,
         "__tied" => be_core::vm::tied,
         _ => return None,
     };

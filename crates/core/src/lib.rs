@@ -34,6 +34,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod name;
 pub mod observe;
+pub mod old_code;
 mod packages;
 mod parallel;
 pub mod plan;

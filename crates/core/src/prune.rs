@@ -161,7 +161,7 @@ pub fn run<Tz: TimeZone>(
     Ok(done)
 }
 
-fn delete(
+pub(crate) fn delete(
     session: &Session,
     inv: Inventory,
     names: &[EnvName],

@@ -312,6 +312,9 @@ pub struct Upgrade {
     /// What nothing needs any more is to be removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub depclean: bool,
+    /// The result is to be merged into the running system.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub live: bool,
     /// Gates that it need not pass, by their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_gates: Vec<String>,
@@ -384,6 +387,7 @@ impl Upgrade {
             failed: Vec::new(),
             chores: Vec::new(),
             depclean: false,
+            live: false,
             no_gates: Vec::new(),
             gates: Vec::new(),
             config: None,
@@ -536,6 +540,35 @@ pub fn snapshot_place(name: &SnapName) -> PathBuf {
     Path::new("snap").join(name.as_str())
 }
 
+/// A merge into an environment while it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveMerge {
+    /// The environment that the packages were built in.
+    pub from: EnvName,
+    /// A clone of it as it was before.
+    pub way_back: EnvName,
+    /// When it began.
+    pub started: DateTime<FixedOffset>,
+    /// When it ended well; none while it runs, or where it was cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<DateTime<FixedOffset>>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl LiveMerge {
+    /// One that begins now.
+    pub fn begin(from: EnvName, way_back: EnvName, now: DateTime<FixedOffset>) -> Self {
+        Self {
+            from,
+            way_back,
+            started: now,
+            ended: None,
+            extra: Map::new(),
+        }
+    }
+}
+
 /// One environment, as `be.json` holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -592,6 +625,9 @@ pub struct Record {
     /// What is to be done when the system that it was cloned from shuts down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_shutdown: Option<AtShutdown>,
+    /// What was merged into it while it ran, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveMerge>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -619,6 +655,7 @@ impl Record {
             beside: Vec::new(),
             packages_wait: None,
             at_shutdown: None,
+            live: None,
             extra: Map::new(),
         }
     }

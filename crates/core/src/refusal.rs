@@ -271,6 +271,17 @@ pub enum Refusal {
         running: EnvName,
         name: EnvName,
     },
+    /// What was built in it cannot be merged into the running system.
+    NotLive {
+        name: EnvName,
+        why: String,
+    },
+    /// The running environment was upgraded in part, and is neither old nor new.
+    MergedInPart {
+        running: EnvName,
+        from: EnvName,
+        way_back: EnvName,
+    },
     /// No environment is named, and none boots next but the one that runs.
     NothingBootsNext,
     /// What was changed on both sides needs a person.
@@ -437,6 +448,14 @@ impl Refusal {
             NothingKept { running, name } => {
                 format!("be diff --files {name} {running} shows what is different")
             }
+            NotLive { name, .. } => format!(
+                "be activate {name} boots it instead, with what changed; be destroy {name} and be \
+                 upgrade --live begin anew"
+            ),
+            MergedInPart { from, way_back, .. } => format!(
+                "be upgrade --live --continue {from} goes on; be rollback {way_back} and a reboot \
+                 go back"
+            ),
             NothingBootsNext => "name one; be list shows them".into(),
             Conflicts { name, .. } => format!("be carry {name} shows them"),
             Closed { name, .. } => format!("be shell {name} to mend it, then be activate {name}"),
@@ -604,6 +623,14 @@ impl fmt::Display for Refusal {
                 f,
                 "how {running} was when it was activated was not kept: what changed since cannot \
                  be told, nor carried back into {name}"
+            ),
+            NotLive { name, why } => write!(
+                f,
+                "what was built in {name} was not merged into the running system: {why}"
+            ),
+            MergedInPart { running, from, .. } => write!(
+                f,
+                "{running}, which runs, was upgraded from {from} only in part: it is not cloned"
             ),
             NothingBootsNext => write!(f, "the running environment boots next: where to?"),
             Conflicts { name, count: 1 } => {

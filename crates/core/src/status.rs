@@ -328,7 +328,7 @@ pub fn pending(inv: &Inventory) -> Vec<Pending> {
     let mut all: Vec<Pending> = inv
         .environments
         .iter()
-        .flat_map(|env| [of_upgrade(env), of_menu(inv, env)])
+        .flat_map(|env| [of_live(inv, env), of_upgrade(env), of_menu(inv, env)])
         .flatten()
         .collect();
     all.extend(inv.damaged.iter().map(|(name, why)| Pending {
@@ -356,6 +356,26 @@ fn item(name: &str, kind: &'static str, text: String) -> Pending {
         text,
         remedy: None,
     }
+}
+
+/// Packages that are merged into it while it runs, or were in part.
+fn of_live(inv: &Inventory, env: &Environment) -> Option<Pending> {
+    let live = env.record.live.as_ref().filter(|l| l.ended.is_none())?;
+    let (name, from, way_back) = (env.name().as_str(), &live.from, &live.way_back);
+    let at_work = inv.get(from).is_ok_and(|env| env.busy);
+    Some(Pending {
+        since: Some(live.started),
+        remedy: (!at_work)
+            .then(|| format!("be upgrade --live --continue {from}, or be rollback {way_back}")),
+        ..match at_work {
+            true => item(name, "merging", format!("{from} is being merged into it")),
+            false => item(
+                name,
+                "in-part",
+                format!("{from} was merged into it in part"),
+            ),
+        }
+    })
 }
 
 fn of_upgrade(env: &Environment) -> Option<Pending> {

@@ -190,6 +190,16 @@ impl Emerge {
         self.env.extend(polite);
         self
     }
+
+    /// Keep what is built as binary packages in this directory.
+    #[must_use]
+    pub fn packing(mut self, directory: &str) -> Self {
+        for (_, value) in self.env.iter_mut().filter(|(k, _)| k == "FEATURES") {
+            value.push_str(" buildpkg");
+        }
+        self.env.push(("PKGDIR".to_owned(), directory.to_owned()));
+        self
+    }
 }
 
 impl Options {
@@ -416,6 +426,38 @@ pub fn upgrade(options: &Options) -> Emerge {
     packages(&[], options)
 }
 
+/// Upgrade `@world`, or what the user named, from finished packages in `options.packages` and
+/// nothing else, or show what that would come to. What was built again is installed again.
+///
+/// Every package is written to disk when all are there, and not one by one: the time in which
+/// the system is neither old nor new is what counts.
+#[must_use]
+pub fn from_packages(options: &Options, jobs: usize, pretend: bool) -> Emerge {
+    let only = Options {
+        packages: None,
+        polite: false,
+        ..options.clone()
+    };
+    let jobs = format!("--jobs={jobs}");
+    let mut mode = vec!["--usepkgonly=y", "--getbinpkg=n", "--rebuilt-binaries=y"];
+    match pretend {
+        true => mode.extend(["--pretend", "--quiet=n", "--verbose=n"]),
+        // Unpacked side by side; merged one after the other all the same.
+        false => mode.push(&jobs),
+    }
+    let mut emerge = packages(&mode, &only);
+    emerge.env.retain(|(k, _)| k != "FEATURES");
+    emerge.env.push((
+        "FEATURES".to_owned(),
+        "-merge-sync observability -unknown-features-warn".to_owned(),
+    ));
+    let directory = options.packages.iter();
+    emerge
+        .env
+        .extend(directory.map(|dir| ("PKGDIR".to_owned(), dir.clone())));
+    emerge
+}
+
 /// Merge this one package (`category/name-version`) again; from a binary package only if that
 /// is known to be well.
 #[must_use]
@@ -507,6 +549,36 @@ mod tests {
         assert!(command.env.contains(&("PKGDIR".into(), "/run/x".into())));
         let unset = |k: &str| !k.contains("NICE") && k != "PKGDIR";
         assert!(upgrade(&plain).env.iter().all(|(k, _)| unset(k)));
+    }
+
+    #[test]
+    fn finished_packages_are_installed_and_nothing_is_built() {
+        let options = Options {
+            packages: Some("/run/x".into()),
+            polite: true,
+            ..parse("--exclude foo").unwrap()
+        };
+        let command = from_packages(&options, 4, false);
+        assert_eq!(
+            command.args.join(" "),
+            "emerge --update --deep --newuse --with-bdeps=y --quiet-build=y --exclude foo --ask=n \
+             --color=n --usepkgonly=y --getbinpkg=n --rebuilt-binaries=y --jobs=4 @world"
+        );
+        let value = |key: &str| {
+            let mut all = command.env.iter().filter(|(k, _)| k == key);
+            let value = all.next().map(|(_, v)| v.clone());
+            assert_eq!(all.next(), None, "{key} twice");
+            value.unwrap_or_default()
+        };
+        assert_eq!(value("PKGDIR"), "/run/x");
+        assert!(value("FEATURES").starts_with("-merge-sync "));
+        assert_eq!(value("PORTAGE_NICENESS"), "");
+        let shown = from_packages(&options, 4, true).args;
+        assert!(shown.contains(&"--pretend".into()) && !shown.contains(&"--jobs=4".into()));
+        let packing = sync().packing("/run/x");
+        assert!(packing.env.contains(&("PKGDIR".into(), "/run/x".into())));
+        let features = packing.env.iter().find(|(k, _)| k == "FEATURES");
+        assert!(features.is_some_and(|(_, v)| v.ends_with(" buildpkg")));
     }
 
     #[test]

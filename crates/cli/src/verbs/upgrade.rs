@@ -79,6 +79,13 @@ pub struct Args {
     /// Remove what nothing needs any more, once all is merged; kernels stay.
     #[arg(long, conflicts_with = "pretend")]
     depclean: bool,
+    /// For who will not reboot: build in a clone, then merge the finished packages into the
+    /// running system, in one short window. It is cloned just before, to go back to.
+    #[arg(
+        long,
+        conflicts_with_all = ["activate", "no_activate", "trial", "origin", "unattended", "depclean"]
+    )]
+    live: bool,
     /// Options and packages for emerge, or for another package manager.
     #[arg(last = true, value_name = "EMERGE-OPTION")]
     options: Vec<String>,
@@ -125,6 +132,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         ) {
             (true, _) => Some(true),
             (_, true) => Some(false),
+            _ if args.live => Some(false),
             _ => None,
         },
         trial: args.trial.wanted(),
@@ -133,6 +141,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         wait: args.wait,
         no_gates: args.no_gates.clone(),
         depclean: args.depclean,
+        live: args.live,
         options: args.options.clone(),
         now: ctx.now,
     };
@@ -146,7 +155,11 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     drop(ctx.begin()?);
     let interrupted = Interrupted::watch()?;
     let mut show = Show::new(ctx.reporter);
-    let done = upgrade::run(&ctx.session, &request, &interrupted, &mut show)?;
+    let run = match args.live {
+        true => upgrade::run_live,
+        false => upgrade::run,
+    };
+    let done = run(&ctx.session, &request, &interrupted, &mut show)?;
     let wanted = matches!(done, Upgraded::Ready(_)) && ctx.session.config.prune.after_upgrade;
     let pruned = match wanted {
         true => super::prune::afterwards(ctx),
@@ -166,6 +179,10 @@ fn outcome(done: Upgraded, pruned: Vec<String>) -> Result<Outcome> {
             let text: String = lines.into_iter().map(|line| line + "\n").collect();
             return Ok(Outcome::new(json!({ "pretended": planned })).text(text));
         }
+        Upgraded::Merged(live) => {
+            let text: String = live.lines().into_iter().map(|line| line + "\n").collect();
+            return Ok(Outcome::new(json!({ "live": live })).text(text));
+        }
         Upgraded::Ready(report) => report,
     };
     let menu: Vec<String> = report.menu.iter().flat_map(Written::notes).collect();
@@ -177,6 +194,7 @@ fn outcome(done: Upgraded, pruned: Vec<String>) -> Result<Outcome> {
         "debt": report.debt,
         "replaced": report.replaced,
         "gates": report.gates.iter().map(Found::record).collect::<Vec<_>>(),
+        "live": report.live,
         "activated": report.activated.is_some(),
         "boot": report.activated.as_ref().map(activate::document),
     }))
@@ -212,7 +230,7 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     let (record, plan) = upgrade::plan(&ctx.session, &ctx.session.observe()?, request)?;
     let name = &record.name;
     let mut steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    if ctx.session.config.upgrade.sync {
+    if ctx.session.config.upgrade.sync && !request.live {
         steps.push(format!("synchronise the repositories in {name}"));
     }
     steps.push(format!("compute what to merge in {name}"));
@@ -247,6 +265,15 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
                 false => "write the menu; the default stays".to_owned(),
             },
         );
+    }
+    if request.live && !request.pretend {
+        let sync = ctx.session.config.upgrade.sync;
+        steps.splice(
+            0..0,
+            sync.then(|| "synchronise the repositories of the running system".into()),
+        );
+        steps.push("clone the running system, to go back to".into());
+        steps.push("merge the finished packages into the running system".into());
     }
     let text: String = steps.iter().map(|s| format!("would {s}\n")).collect();
     Ok(Outcome::new(json!({ "dry_run": true, "steps": steps }))

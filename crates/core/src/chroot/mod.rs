@@ -14,6 +14,7 @@
 //! with `/` to learn that they are in a chroot. `be` starts itself again for each role
 //! because the standard library can then do all of it without unsafe code.
 
+mod beside;
 mod cover;
 mod group;
 mod init;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Boot;
 
+pub use beside::{Beside, beside};
 pub use cover::uncover;
 pub use group::{Group, stop};
 pub use init::{enter, init, supervise};

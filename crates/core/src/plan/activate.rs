@@ -327,10 +327,16 @@ pub(crate) fn clone_late(inv: &Inventory, env: &Environment) -> Option<Step> {
 /// [`Refusal::NoWayBack`], which names the running environment if another one boots next.
 pub fn rollback_target(inv: &Inventory) -> Result<EnvName, Refusal> {
     inv.initialised()?;
+    // As it was before packages were merged into it while it ran: it worked then.
+    let merged = inv.running().ok().and_then(|e| e.record.live.as_ref());
+    let before = |e: &Environment| merged.is_some_and(|live| live.way_back == *e.name());
     inv.environments
         .iter()
         .rev()
-        .find(|e| !e.running && e.state() == State::Confirmed && e.root.is_some())
+        .find(|e| {
+            let known = e.state() == State::Confirmed || (before(e) && e.state().is_usable());
+            !e.running && known && e.root.is_some()
+        })
         .map(|e| e.name().clone())
         .ok_or_else(|| Refusal::NoWayBack {
             running: inv

@@ -36,7 +36,9 @@ impl Work<'_> {
     /// Where to keep what is built, if that is wanted; what was built with other settings goes.
     pub(super) fn keep_built(&mut self) -> Result<()> {
         let root = self.root()?;
-        if self.pretend || !self.session.config.upgrade.keep_built || keeps_itself(&root)? {
+        let live = self.upgrade().live;
+        let kept = self.session.config.upgrade.keep_built && !keeps_itself(&root)?;
+        if self.pretend || !(kept || live) {
             return Ok(());
         }
         let key = key(&root)?;
@@ -45,10 +47,7 @@ impl Work<'_> {
         make(self.session, &key).context("cannot make room for what is built")?;
         drop(lock);
         self.options.packages = Some(TARGET.to_owned());
-        self.built = Some(Bind {
-            source: Path::new(Paths::BUILT).join(key),
-            target: TARGET.into(),
-        });
+        self.built = Some(place(&key));
         Ok(())
     }
 
@@ -81,6 +80,18 @@ impl Work<'_> {
         };
         files.filter(is_one).map(|file| dir.join(file)).collect()
     }
+}
+
+fn place(key: &str) -> Bind {
+    Bind {
+        source: Path::new(Paths::BUILT).join(key),
+        target: TARGET.into(),
+    }
+}
+
+/// Where the packages lie that were built with the configuration of this system.
+pub(super) fn kept_for(root: &Root) -> Result<Bind> {
+    Ok(place(&key(root)?))
 }
 
 /// Let go of all that was built. The caller has the lock.

@@ -35,6 +35,12 @@ impl Work<'_> {
                 true => command.polite(),
                 false => command,
             };
+            let live = self.upgrade().live;
+            let command = match &self.options.packages {
+                // What it builds again has to get into the running system, too.
+                Some(directory) if live => command.packing(directory),
+                _ => command,
+            };
             self.journal(Event::Run {
                 kind: ProgramKind::Chore,
                 name: chore.name().to_owned(),

@@ -97,6 +97,7 @@ impl Work<'_> {
             menu: done.menu,
             replaced,
             gates,
+            live: None,
             notes,
         };
         if let Some(config) = unhooked.filter(|_| wanted) {
@@ -127,7 +128,7 @@ impl Work<'_> {
                 interrupted: self.interrupted,
             };
             let route = Route::into_clone(&inv, inv.get(&name)?)?;
-            let over = carry::over_claimed(session, inv, &route, &terms, &self.claims.0);
+            let over = carry::over_claimed(session, inv, &route, &terms, &self.claim);
             self.record = session.store.record_of(&name)?;
             notes.extend(over.with_context(kept)?.sentences());
             carry::still_good(session, &name, self.interrupted).with_context(kept)?;

@@ -27,7 +27,7 @@ const FILE: &str = "@be/.bad.json";
 const MOST: usize = 20;
 
 pub(super) const CONFIGURATION: &str = "etc/portage";
-const WORLD: [&str; 2] = ["var/lib/portage/world", "var/lib/portage/world_sets"];
+pub(super) const WORLD: [&str; 2] = ["var/lib/portage/world", "var/lib/portage/world_sets"];
 const REPOSITORIES: &str = "var/db/repos";
 const PACKAGES: &str = "var/db/pkg";
 

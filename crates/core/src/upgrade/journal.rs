@@ -54,7 +54,7 @@ impl Work<'_> {
     pub(super) fn end_report(&mut self, result: &Result<Outcome>) {
         let at = now();
         let (verdict, words) = match result {
-            Ok(Outcome::Pretended(_)) => return,
+            Ok(Outcome::Pretended(_) | Outcome::Merged(_)) => return,
             Ok(Outcome::Ready(ready)) => (Verdict::Ready, ready.ending()),
             Err(e) if self.record.state == State::Ready => (Verdict::Held, format!("{e:#}")),
             Err(e) => (Verdict::Failed, format!("{e:#}")),

@@ -11,6 +11,7 @@ mod finish;
 mod follow;
 pub(crate) mod inputs;
 mod journal;
+mod live;
 mod moves;
 mod pace;
 mod portage;
@@ -48,6 +49,7 @@ pub(crate) use built::{clear, drop_packed, make_packed};
 pub use failed::UpgradeFailed;
 pub(crate) use finish::fd_path;
 use journal::Noted;
+pub use live::{Live, LiveFailed, run as run_live};
 pub use pace::pause;
 pub(crate) use portage::give_variables;
 pub use progress::{Job, Merging};
@@ -77,6 +79,8 @@ pub struct Request {
     pub no_gates: Vec<Gate>,
     /// Remove what nothing needs any more.
     pub depclean: bool,
+    /// Merge the result into the running system, too ([`run_live`]).
+    pub live: bool,
     /// Options for the package manager, as typed after `--`.
     pub options: Vec<String>,
     /// The time.
@@ -116,6 +120,8 @@ pub enum Outcome {
     Pretended(Pretended),
     /// The environment is complete.
     Ready(Box<Report>),
+    /// One that was complete before is merged into the running system.
+    Merged(Box<Live>),
 }
 
 /// What would be upgraded.
@@ -147,8 +153,8 @@ struct Work<'a> {
     noted: Noted,
     /// The process that the program which runs, or ran last, is below.
     supervisor: Option<u32>,
-    /// To work in the environment, and to run an upgrade.
-    claims: (Claim, Claim),
+    /// To work in the environment.
+    claim: Claim,
 }
 
 /// Upgrade.
@@ -163,6 +169,17 @@ pub fn run(
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
     let upgrades = claim(session, request.wait, interrupted, watch)?;
+    run_claimed(session, request, interrupted, watch, &upgrades)
+}
+
+/// As [`run`], for who has the right to run an upgrade.
+fn run_claimed(
+    session: &Session,
+    request: &Request,
+    interrupted: &Interrupted,
+    watch: &mut dyn Watch,
+    _upgrades: &Claim,
+) -> Result<Outcome> {
     let lock = session.store.lock_within(PATIENCE)?;
     for note in sweep(session, &lock)? {
         watch.note(&note);
@@ -206,7 +223,7 @@ pub fn run(
         at: None,
         noted: Noted::default(),
         supervisor: None,
-        claims: (claim, upgrades),
+        claim,
     };
     work.begin_report(request, !matches!(request.kind, Kind::New { .. }));
     let result = work.all(request);
@@ -326,7 +343,8 @@ impl Work<'_> {
             self.note_unfinished()?;
         }
         let synced = self.upgrade().phase > Phase::Sync;
-        if self.session.config.upgrade.sync && !synced {
+        // For a live one the running system was synchronised before it was cloned.
+        if self.session.config.upgrade.sync && !synced && !self.upgrade().live {
             self.enter(Phase::Sync)?;
             self.sync()?;
         }

@@ -26,7 +26,7 @@ pub(super) const EMERGE_LOG: &str = "var/log/emerge.log";
 const VDB: &str = "var/db/pkg";
 
 /// What is kept of emerge's output to find out what failed, in bytes.
-const OUTPUT: u64 = 1 << 20;
+pub(super) const OUTPUT: u64 = 1 << 20;
 
 impl Work<'_> {
     /// What the clone must not inherit: a merge list that the running system would resume.
@@ -276,6 +276,6 @@ pub(super) fn boot_id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-fn is_merged(planned: &Planned) -> bool {
+pub(super) fn is_merged(planned: &Planned) -> bool {
     matches!(planned.kind, Kind::Ebuild | Kind::Binary)
 }

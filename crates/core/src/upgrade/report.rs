@@ -7,6 +7,7 @@ use be_portage::diff::PackageDiff;
 use be_portage::state::Debt;
 use chrono::{DateTime, FixedOffset, Local};
 
+use super::live::Live;
 use crate::gates::{Found, Verdict};
 use crate::menu::Written;
 use crate::name::EnvName;
@@ -36,6 +37,8 @@ pub struct Report {
     pub replaced: Vec<EnvName>,
     /// What the gates said.
     pub gates: Vec<Found>,
+    /// What was merged into the running system, if that was asked for.
+    pub live: Option<Live>,
     /// A sentence each.
     pub notes: Vec<String>,
 }
@@ -90,6 +93,13 @@ impl Report {
 
     /// What boots next, in one line.
     pub fn ending(&self) -> String {
+        if let Some(live) = &self.live {
+            return live
+                .lines()
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect();
+        }
         match &self.activated {
             Some(Way::Trial { tries, fallback }) => format!(
                 "{} boots next, on trial: reboot when it suits you. If it is not confirmed in \

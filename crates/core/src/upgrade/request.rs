@@ -27,6 +27,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
     upgrade.trial = request.trial;
     add_gates(&mut upgrade, &request.no_gates);
     upgrade.depclean = request.depclean;
+    upgrade.live = request.live;
     if request.trial == Some(true)
         && let Err(none) = block::place(session, inv)
     {
@@ -92,6 +93,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
             upgrade.gates.clear();
             add_gates(&mut upgrade, &request.no_gates);
             upgrade.depclean |= request.depclean;
+            upgrade.live |= request.live;
             if !request.options.is_empty() {
                 upgrade.options.clone_from(&request.options);
             }

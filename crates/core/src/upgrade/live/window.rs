@@ -1,0 +1,369 @@
+//! The window: a way back, then the merge, then what is left.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use be_btrfs::Root;
+use be_portage::diff::diff;
+use be_portage::emerge::{self, Emerge, Options};
+use be_portage::pretend::{self, Planned};
+use be_portage::vdb::Installed;
+use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
+
+use super::super::built;
+use super::super::portage::{EMERGE_LOG, OUTPUT, is_merged};
+use super::super::report::later;
+use super::super::request::options;
+use super::super::{PATIENCE, Request, Watch};
+use super::{Live, LiveFailed, unchanged};
+use crate::chroot::{Beside, Bind, Interrupted, Output, exit_code, wait};
+use crate::execute::execute;
+use crate::log;
+use crate::manager::Manager;
+use crate::model::{Environment, Inventory};
+use crate::name::EnvName;
+use crate::observe::MAX_TEXT;
+use crate::old_code::{self, OldCode};
+use crate::plan::{self, Plan, Step};
+use crate::prune;
+use crate::record::{LiveMerge, Record};
+use crate::refusal::Refusal;
+use crate::session::Session;
+use crate::store::{Lock, Paths};
+
+/// Merge what was built in this environment into the one that runs.
+pub(super) fn open(
+    session: &Session,
+    name: &EnvName,
+    request: &Request,
+    interrupted: &Interrupted,
+    watch: &mut dyn Watch,
+) -> Result<Live> {
+    let _claim = session.store.claim(name)?;
+    let lock = session.store.lock_within(PATIENCE)?;
+    let inv = session.observe()?;
+    let record = inv.get(name)?.record.clone();
+    let given = record.upgrade.as_ref();
+    let request = Request {
+        options: given.map(|u| u.options.clone()).unwrap_or_default(),
+        ..request.clone()
+    };
+    let packages = built::kept_for(&*session.whole_of(&record)?)?;
+    let mut options = options(session, &Manager::Portage, &request)?;
+    options.packages = Some(built::TARGET.to_owned());
+    let merge = Merge {
+        session,
+        interrupted,
+        options,
+        built: session.packages_of(&record)?,
+        packages,
+        record,
+    };
+    merge.refuse_if_changed(&inv)?;
+    let planned = merge.preview(&inv)?;
+    let way_back = merge.way_back(inv, &request, &lock)?;
+    // What a kernel's hook or another be wants to do meanwhile has to go on.
+    drop(lock);
+    watch.note(&format!(
+        "merging {} packages into the running system",
+        planned.len()
+    ));
+    merge.through(&way_back, &planned, &request)
+}
+
+struct Merge<'a> {
+    session: &'a Session,
+    interrupted: &'a Interrupted,
+    /// Of the environment that the packages were built in.
+    record: Record,
+    options: Options,
+    /// What is installed there.
+    built: Installed,
+    /// Where they are.
+    packages: Bind,
+}
+
+impl Merge<'_> {
+    fn refused(&self, why: String) -> anyhow::Error {
+        let name = self.record.name.clone();
+        Refusal::NotLive { name, why }.into()
+    }
+
+    fn refuse_if_changed(&self, inv: &Inventory) -> Result<()> {
+        let running = inv.running()?;
+        if self.record.origin.as_ref() != Some(running.name()) {
+            return Err(self.refused(format!("it is no clone of {}", running.name())));
+        }
+        let changed = unchanged::what_changed(self.session, running, &self.record)?;
+        match changed.is_empty() {
+            true => Ok(()),
+            false => Err(self.refused(format!(
+                "{} has changed since it was cloned: {}",
+                running.name(),
+                changed.join(", ")
+            ))),
+        }
+    }
+
+    /// What would be merged, if that is what was built and nothing else.
+    fn preview(&self, inv: &Inventory) -> Result<Vec<Planned>> {
+        let from = self.log_length();
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let command = emerge::from_packages(&self.options, jobs, true);
+        let code = self.emerge(inv, &command, || ())?;
+        let planned = pretend::parse(&self.log_since(from)?);
+        if code != 0 {
+            let why = format!(
+                "not all of it can be installed from the packages (emerge --pretend: exit {code})"
+            );
+            return Err(self.refused(why));
+        }
+        let planned: Vec<Planned> = planned.into_iter().filter(is_merged).collect();
+        let other = |p: &&Planned| self.built.find(&p.package).is_none();
+        if let Some(strange) = planned.iter().find(other) {
+            let package = &strange.package;
+            return Err(self.refused(format!("{package} would be merged, which it has not")));
+        }
+        Ok(planned)
+    }
+
+    /// The running system as it is now; where a merge was cut off, as it was before that.
+    fn way_back(&self, inv: Inventory, request: &Request, lock: &Lock) -> Result<EnvName> {
+        let running = inv.running()?.name().clone();
+        let mut record = inv.running()?.record.clone();
+        if let Some(live) = unfinished(&record).filter(|live| live.from == self.record.name) {
+            let kept = inv.environments.iter().find(|e| *e.name() == live.way_back);
+            if kept.is_some() {
+                return Ok(live.way_back.clone());
+            }
+        }
+        let wanted = format!("before-{}", self.record.name);
+        let name = EnvName::free(&wanted, &inv.names()).map_err(anyhow::Error::msg)?;
+        let create = plan::Create {
+            name: Some(name.clone()),
+            layout: self.session.layout(&inv, None)?,
+            origin: None,
+            description: format!("{running} before {} was merged into it", self.record.name),
+            now: later(request.now),
+            upgrade: None,
+            switch: None,
+            min_free: plan::MIN_FREE,
+        };
+        let (_, plan, _) = plan::create(&inv, &create)?;
+        execute(self.session, inv, &plan, lock)?;
+        record.live = Some(LiveMerge::begin(
+            self.record.name.clone(),
+            name.clone(),
+            later(request.now),
+        ));
+        let home = Paths::environment(&running);
+        self.session.store.write_record(&home, &record)?;
+        self.session.store.top.sync()?;
+        Ok(name)
+    }
+
+    /// The merge itself, and what follows it.
+    fn through(&self, way_back: &EnvName, planned: &[Planned], request: &Request) -> Result<Live> {
+        let inv = self.session.observe()?;
+        let running = inv.running()?;
+        let into = running.name().clone();
+        let failed = |why: String| {
+            anyhow::Error::new(LiveFailed {
+                into: into.clone(),
+                from: self.record.name.clone(),
+                way_back: way_back.clone(),
+                why,
+            })
+        };
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let command = emerge::from_packages(&self.options, jobs, false);
+        let mut begun = Begun::new(self.session)?;
+        let code = self
+            .emerge(&inv, &command, || begun.look())
+            .map_err(|e| failed(format!("{e:#}")))?;
+        let window = begun.elapsed();
+        if code != 0 {
+            return Err(failed(format!("emerge: exit {code}")));
+        }
+        self.session.store.top.sync()?;
+        let left = diff(&unchanged::packages(self.session, running)?, &self.built);
+        let old_code = self.old_code(running)?;
+        let live = Live {
+            into: into.clone(),
+            from: self.record.name.clone(),
+            way_back: way_back.clone(),
+            window,
+            merged: planned.len(),
+            left: left.lines(),
+            old_code,
+        };
+        self.write_down(&live)?;
+        self.end(&live, request)
+            .with_context(|| format!("{into} is upgraded; what it was is {way_back}"))?;
+        Ok(live)
+    }
+
+    /// Note that it is done; the environment that the packages were built in has done its work.
+    fn end(&self, live: &Live, request: &Request) -> Result<()> {
+        let lock = self.session.store.lock_within(PATIENCE)?;
+        let inv = self.session.observe()?;
+        let mut record = inv.running()?.record.clone();
+        if let Some(merge) = &mut record.live {
+            merge.ended = Some(later(request.now));
+        }
+        let plan = Plan {
+            steps: vec![
+                Step::Update(Box::new(record)),
+                // A new kernel may have come.
+                Step::menu(&plan::default(&inv, &live.into)),
+            ],
+            notes: Vec::new(),
+        };
+        execute(self.session, inv, &plan, &lock)?;
+        if live.left.is_empty() && !self.record.pinned {
+            let inv = self.session.observe()?;
+            let mut notes = Vec::new();
+            let name = [self.record.name.clone()];
+            prune::delete(self.session, inv, &name, &lock, &mut notes)?;
+        }
+        Ok(())
+    }
+
+    fn old_code(&self, running: &Environment) -> Result<Vec<OldCode>> {
+        let mut devices = HashSet::new();
+        let subvolumes = running.root.iter();
+        let subvolumes = subvolumes.chain(running.subvolumes.iter().flatten());
+        for subvolume in subvolumes {
+            let root = self.session.store.root_of(&subvolume.path)?;
+            let stat = statx(root.fd(), "", AtFlags::EMPTY_PATH, StatxFlags::INO)
+                .with_context(|| format!("cannot look at /{}", subvolume.path.display()))?;
+            devices.insert(makedev(stat.stx_dev_major, stat.stx_dev_minor));
+        }
+        let mut found = old_code::running(&devices)?;
+        // As the system itself names them.
+        for file in found.iter_mut().flat_map(|old| &mut old.files) {
+            let inside = Path::new(file.as_str()).strip_prefix(&self.session.sysroot);
+            if let Ok(inside) = inside {
+                *file = Path::new("/").join(inside).display().to_string();
+            }
+        }
+        Ok(found)
+    }
+
+    /// For be log.
+    fn write_down(&self, live: &Live) -> Result<()> {
+        let mut out = log::append(&self.session.store, &self.record.name)?;
+        let text: String = live
+            .lines()
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect();
+        out.write_all(text.as_bytes())
+            .context("cannot write the log")
+    }
+
+    fn emerge(&self, inv: &Inventory, command: &Emerge, tick: impl FnMut()) -> Result<i32> {
+        let mut out = log::append(&self.session.store, &self.record.name)?;
+        let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
+        let shown = command.args.join(" ");
+        writeln!(out, ">>> {now} in the running system: {shown}")
+            .context("cannot write the log")?;
+        let seen = Some(self.packages.clone());
+        in_running(
+            self.session,
+            inv,
+            command,
+            seen,
+            out,
+            (self.interrupted, tick),
+        )
+    }
+
+    fn log_length(&self) -> u64 {
+        let path = log::path(&self.record.name);
+        self.session.store.dir.metadata(path).map_or(0, |m| m.size)
+    }
+
+    fn log_since(&self, from: u64) -> Result<String> {
+        let path = log::path(&self.record.name);
+        let most = self.log_length().saturating_sub(from).min(OUTPUT);
+        let bytes = log::tail(&self.session.store, &path, most)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// When the first package was begun: before that emerge only computes.
+struct Begun {
+    /// The running system.
+    root: Root,
+    /// How long its log was before, in bytes.
+    from: u64,
+    at: Option<Instant>,
+}
+
+impl Begun {
+    fn new(session: &Session) -> Result<Self> {
+        let root = session.root.try_clone()?;
+        let from = root.metadata(EMERGE_LOG).map_or(0, |m| m.size);
+        Ok(Self {
+            root,
+            from,
+            at: None,
+        })
+    }
+
+    /// Whether it is logged by now.
+    fn look(&mut self) {
+        if self.at.is_none() {
+            let file = self.root.file(EMERGE_LOG).ok();
+            let said = file.and_then(|mut file| {
+                let mut said = Vec::new();
+                file.seek(SeekFrom::Start(self.from)).ok()?;
+                file.take(MAX_TEXT).read_to_end(&mut said).ok()?;
+                Some(String::from_utf8_lossy(&said).contains(">>> emerge ("))
+            });
+            self.at = said.unwrap_or(false).then(Instant::now);
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.at.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+}
+
+fn unfinished(record: &Record) -> Option<&LiveMerge> {
+    record.live.as_ref().filter(|live| live.ended.is_none())
+}
+
+/// Run one program in the system that runs, or, where that is not the one that `be` runs in, in a
+/// chroot of it.
+pub(super) fn in_running(
+    session: &Session,
+    inv: &Inventory,
+    command: &Emerge,
+    seen: Option<Bind>,
+    out: File,
+    (interrupted, tick): (&Interrupted, impl FnMut()),
+) -> Result<i32> {
+    interrupted.go_on()?;
+    let mut child = if session.sysroot == Path::new("/") {
+        let (device, argv) = (inv.fs.device.clone(), command.args.clone());
+        Beside::new(device, seen, argv, &command.env).start(out)?
+    } else {
+        let mut job = session.job(inv, inv.running()?, command.args.clone())?;
+        job.env
+            .retain(|(k, _)| !command.env.iter().any(|(c, _)| c == k));
+        job.env.extend(command.env.iter().cloned());
+        job.built = seen;
+        job.start(Output::Log(out))?
+    };
+    let status = wait(&mut child, interrupted, tick)?;
+    if interrupted.came() {
+        bail!("it was interrupted");
+    }
+    Ok(exit_code(status))
+}
