@@ -32,6 +32,7 @@ use crate::plan::{self, Plan, Step};
 use crate::prune;
 use crate::record::{LiveMerge, Record};
 use crate::refusal::Refusal;
+use crate::report::{self, Event, Verdict};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
@@ -72,7 +73,11 @@ pub(super) fn open(
         "merging {} packages into the running system",
         planned.len()
     ));
-    merge.through(&way_back, &planned, &request)
+    let live = merge.through(&way_back, &planned, &request)?;
+    for note in merge.drop_clone(&live) {
+        watch.note(&note);
+    }
+    Ok(live)
 }
 
 struct Merge<'a> {
@@ -207,7 +212,7 @@ impl Merge<'_> {
         Ok(live)
     }
 
-    /// Note that it is done; the environment that the packages were built in has done its work.
+    /// Note that it is done.
     fn end(&self, live: &Live, request: &Request) -> Result<()> {
         let lock = self.session.store.lock_within(PATIENCE)?;
         let inv = self.session.observe()?;
@@ -224,13 +229,31 @@ impl Merge<'_> {
             notes: Vec::new(),
         };
         execute(self.session, inv, &plan, &lock)?;
-        if live.left.is_empty() && !self.record.pinned {
-            let inv = self.session.observe()?;
-            let mut notes = Vec::new();
-            let name = [self.record.name.clone()];
-            prune::delete(self.session, inv, &name, &lock, &mut notes)?;
-        }
         Ok(())
+    }
+
+    /// The environment that the packages were built in has done its work. What goes wrong is
+    /// told: it takes nothing from what was done.
+    fn drop_clone(&self, live: &Live) -> Vec<String> {
+        let name = &self.record.name;
+        if !live.left.is_empty() || self.record.pinned {
+            return vec![format!("{name} is kept; be destroy {name} deletes it")];
+        }
+        let mut notes = Vec::new();
+        let dropped = self.session.store.lock_within(PATIENCE).and_then(|lock| {
+            let inv = self.session.observe()?;
+            prune::delete(
+                self.session,
+                inv,
+                std::slice::from_ref(name),
+                &lock,
+                &mut notes,
+            )
+        });
+        if let Err(e) = dropped {
+            notes.push(format!("{name} is kept: {e:#}"));
+        }
+        notes
     }
 
     fn old_code(&self, running: &Environment) -> Result<Vec<OldCode>> {
@@ -263,7 +286,14 @@ impl Merge<'_> {
             .map(|line| format!("{line}\n"))
             .collect();
         out.write_all(text.as_bytes())
-            .context("cannot write the log")
+            .context("cannot write the log")?;
+        let end = Event::End {
+            verdict: Verdict::Ready,
+            words: Some(text.trim_end().to_owned()),
+        };
+        let now = chrono::Local::now().fixed_offset();
+        report::append(&self.session.store, &self.record.name, now, end);
+        Ok(())
     }
 
     fn emerge(&self, inv: &Inventory, command: &Emerge, tick: impl FnMut()) -> Result<i32> {
