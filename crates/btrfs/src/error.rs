@@ -56,6 +56,8 @@ pub enum Reason {
     TooLarge(u64),
     /// The file is not UTF-8.
     NotUtf8,
+    /// A stream of `btrfs send` has something in it that it may not have.
+    BadStream(&'static str),
 }
 
 impl Error {
@@ -138,6 +140,7 @@ impl fmt::Display for Error {
             }
             Reason::TooLarge(limit) => write!(f, "it is larger than {limit} bytes"),
             Reason::NotUtf8 => f.write_str("it is not UTF-8"),
+            Reason::BadStream(why) => f.write_str(why),
         }
     }
 }

@@ -97,6 +97,28 @@ struct SubvolInfoArgs {
 }
 
 #[repr(C)]
+struct SendArgs {
+    send_fd: i64,
+    clone_sources_count: u64,
+    clone_sources: *const u64,
+    parent_root: u64,
+    flags: u64,
+    version: u32,
+    reserved: [u8; 28],
+}
+
+#[repr(C)]
+struct ReceivedArgs {
+    uuid: [u8; 16],
+    stransid: u64,
+    rtransid: u64,
+    stime: Timespec,
+    rtime: Timespec,
+    flags: u64,
+    reserved: [u64; 16],
+}
+
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct SearchKey {
     tree_id: u64,
@@ -126,6 +148,9 @@ const _: () = assert!(size_of::<DevInfoArgs>() == 4096);
 const _: () = assert!(size_of::<FsInfoArgs>() == 1024);
 const _: () = assert!(size_of::<SubvolInfoArgs>() == 504);
 const _: () = assert!(size_of::<SearchArgs>() == 112);
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<SendArgs>() == 72);
+const _: () = assert!(size_of::<ReceivedArgs>() == 200);
 const _: () = assert!(size_of::<SpaceArgs>() == 16);
 const _: () = assert!(size_of::<SpaceInfo>() == 24);
 
@@ -137,6 +162,8 @@ mod raw {
     nix::ioctl_readwrite!(space_info, MAGIC, 20, SpaceArgs);
     nix::ioctl_readwrite!(dev_info, MAGIC, 30, DevInfoArgs);
     nix::ioctl_read!(fs_info, MAGIC, 31, FsInfoArgs);
+    nix::ioctl_readwrite!(set_received_subvol, MAGIC, 37, ReceivedArgs);
+    nix::ioctl_write_ptr!(send, MAGIC, 38, SendArgs);
     nix::ioctl_read!(get_subvol_info, MAGIC, 60, SubvolInfoArgs);
     nix::ioctl_write_ptr!(snap_destroy_v2, MAGIC, 63, VolArgsV2);
     nix::ioctl_write_ptr!(ext4_checkpoint, b'f', 43, u32);
@@ -155,6 +182,7 @@ impl Zeroed for VolArgsV2 {}
 impl Zeroed for DevInfoArgs {}
 impl Zeroed for FsInfoArgs {}
 impl Zeroed for SubvolInfoArgs {}
+impl Zeroed for ReceivedArgs {}
 
 fn until_nul(bytes: &[u8]) -> PathBuf {
     let bytes = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
@@ -206,6 +234,38 @@ pub(crate) fn destroy_by_id(fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     args.subvolid = id;
     // SAFETY: args lives through the call and has the size in the number.
     unsafe { raw::snap_destroy_v2(fd.as_raw_fd(), &args) }?;
+    Ok(())
+}
+
+/// `BTRFS_IOC_SEND`: writes the stream, version 1, of the read-only subvolume with the root
+/// directory `fd` to a pipe; with `parent`, the id of another, what is different from that
+/// one. It returns when all is written: `EPIPE` if nobody reads any more, `EPERM` if one of
+/// them can be written.
+pub(crate) fn send(fd: BorrowedFd<'_>, parent: Option<u64>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // Extents of the parent are named and not sent again, also where they are in another file.
+    let sources = parent.as_slice();
+    let args = SendArgs {
+        send_fd: to.as_raw_fd().into(),
+        clone_sources_count: sources.len() as u64,
+        clone_sources: sources.as_ptr(),
+        parent_root: parent.unwrap_or(0),
+        flags: 0,
+        version: 0,
+        reserved: [0; 28],
+    };
+    // SAFETY: args, and the array with as many ids as it says, live through the call.
+    unsafe { raw::send(fd.as_raw_fd(), &args) }?;
+    Ok(())
+}
+
+/// `BTRFS_IOC_SET_RECEIVED_SUBVOL`: notes of which subvolume, in which transaction there, the
+/// one with the root directory `fd` is a copy.
+pub(crate) fn set_received(fd: BorrowedFd<'_>, uuid: Uuid, transid: u64) -> io::Result<()> {
+    let mut args = ReceivedArgs::zeroed();
+    args.uuid = *uuid.as_bytes();
+    args.stransid = transid;
+    // SAFETY: args lives through the call and has the size in the number.
+    unsafe { raw::set_received_subvol(fd.as_raw_fd(), &mut args) }?;
     Ok(())
 }
 

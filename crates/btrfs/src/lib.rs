@@ -5,6 +5,7 @@
 //!   changed files.
 //! * [`Tree`]: every subvolume of the filesystem, read in one search.
 //! * [`frozen`]: a filesystem as it was at one commit, while it goes on being written.
+//! * [`stream`]: what `btrfs send` writes: made, read and carried out.
 //! * [`rooted`]: paths that cannot leave the directory they are relative to.
 //!
 //! Snapshots, creation, the default subvolume and commits go through
@@ -25,6 +26,7 @@ mod info;
 mod ioctl;
 pub mod rooted;
 mod space;
+pub mod stream;
 mod subvolume;
 mod swap;
 mod top;

@@ -109,6 +109,35 @@ impl TopLevel {
         ioctl::destroy_by_id(self.fd(), info.id).map_err(|e| failed(Reason::Io(e)))
     }
 
+    /// Writes the stream of a read-only subvolume, given by its root directory, to a pipe;
+    /// with a parent, what is different from that one. Returns when all was written.
+    ///
+    /// Errors: by errno `EPIPE`, nobody reads any more; `EPERM`, one of them can be written;
+    /// `EAGAIN`, one of them is being deduplicated or relocated.
+    pub fn send(
+        &self,
+        from: BorrowedFd<'_>,
+        parent: Option<u64>,
+        to: BorrowedFd<'_>,
+    ) -> Result<()> {
+        ioctl::send(from, parent, to).on_fd("send", from)
+    }
+
+    /// Marks a subvolume that was written from a stream as a copy of the one with this UUID,
+    /// as it was in the transaction `transid` of its own filesystem, and makes it read-only
+    /// for good. Everything in it is on the disk before. Gives what btrfs knows of it then.
+    ///
+    /// Errors: `EROFS`, `ENOSPC`.
+    pub fn seal(&self, root: BorrowedFd<'_>, uuid: Uuid, transid: u64) -> Result<SubvolumeInfo> {
+        const OP: &str = "seal the subvolume";
+        self.sync()?;
+        ioctl::set_received(root, uuid, transid).on_fd(OP, root)?;
+        let subvolume = util(|| Subvolume::get(&*proc_path(root)), OP, || path_of(root))?;
+        util(|| subvolume.set_ro(true), OP, || path_of(root))?;
+        self.commit()?;
+        ioctl::subvolume_info(root).on_fd(OP, root)
+    }
+
     /// The id of the subvolume that a mount without `subvol=` gets.
     pub fn default_subvolume(&self) -> Result<u64> {
         // btrfsutil's path for it is the one it was asked with: only its id counts.
