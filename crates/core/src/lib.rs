@@ -52,6 +52,7 @@ pub mod space;
 pub mod stale;
 pub mod status;
 pub mod store;
+pub mod travel;
 pub mod upgrade;
 pub mod vm;
 pub mod whole;

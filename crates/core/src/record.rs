@@ -442,6 +442,31 @@ pub enum How {
     Once,
 }
 
+/// Where an environment came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// The name of that machine, for people.
+    pub host: String,
+    /// The UUID of its btrfs.
+    pub filesystem: String,
+    /// What the environment is called there.
+    pub name: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Received {
+    /// From there.
+    pub fn new(host: String, filesystem: String, name: String) -> Self {
+        Self {
+            host,
+            filesystem,
+            name,
+            extra: Map::new(),
+        }
+    }
+}
+
 /// What the service does that runs at shutdown: it carries what changed until then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtShutdown {
@@ -494,8 +519,21 @@ pub struct SnapshotMember {
     /// The subvolumes that lay in the original, as paths in it, outermost only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nested: Vec<PathBuf>,
+    /// It was sent, or received, and is kept as what a later stream can be relative to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub travelled: Option<Travelled>,
     #[serde(flatten)]
     extra: Map<String, Value>,
+}
+
+/// By what a subvolume that travelled is known again, and that nobody has changed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Travelled {
+    /// The UUID of the subvolume that it was received from; none where it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<String>,
+    /// The transaction that last changed something in it (`ctransid`).
+    pub changed: u64,
 }
 
 impl SnapshotMember {
@@ -505,6 +543,7 @@ impl SnapshotMember {
             mount: mount.to_owned(),
             uuid,
             nested,
+            travelled: None,
             extra: Map::new(),
         }
     }
@@ -628,6 +667,9 @@ pub struct Record {
     /// What was merged into it while it ran, the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveMerge>,
+    /// It was received; from where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Received>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -656,6 +698,7 @@ impl Record {
             packages_wait: None,
             at_shutdown: None,
             live: None,
+            received: None,
             extra: Map::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! What `be` refuses to do: a closed list of facts, each with its message and its way out.
 
 mod split;
+mod travel;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::name::{EnvName, Named};
 
 pub use split::NoSplit;
+pub use travel::Travel;
 
 /// The exit codes that scripts may rely on.
 pub mod exit {
@@ -67,6 +69,8 @@ pub enum Refusal {
         why: String,
         split: bool,
     },
+    /// An environment is not sent, or not received.
+    Travel(Travel),
     NoGrub,
     NotHooked {
         config: String,
@@ -355,6 +359,7 @@ impl Refusal {
             LockedRoot => "let GRUB open it, with /boot inside: see ENCRYPTION in be(8)".into(),
             Split { path } => format!("be layout set {} cloned", path.display()),
             NoSplit { path, why } => why.hint(path),
+            Travel(travel) => travel.hint(),
             NotAPart { path, split, .. } if *split => {
                 format!("be layout split {} makes it one", path.display())
             }
@@ -526,6 +531,7 @@ impl fmt::Display for Refusal {
                 "{} cannot be a subvolume of its own: {why}",
                 path.display()
             ),
+            Travel(travel) => travel.fmt(f),
             NotAPart { path, why, .. } => {
                 write!(
                     f,

@@ -5,6 +5,7 @@
 //! @be/.work/new/NAME    being made      @be/.work/gone/NAME    being removed
 //! @be/.work/split/@PATH   a directory on its way into a subvolume of its own
 //! @be/.work/…/NAME@SNAP a snapshot of it
+//! @be/.work/coming/NAME   an environment that is being received
 //! @be/.work/held/PID      snapshots while a virtual machine reads what they are of
 //! @be/NAME -> OTHER     a second name, while OTHER is being renamed
 //! @be/.grub/menu.cfg    what GRUB reads
@@ -62,6 +63,8 @@ impl Paths {
     pub const SPLIT: &str = "@be/.work/split";
     /// Snapshots that keep what a virtual machine reads.
     pub const HELD: &str = "@be/.work/held";
+    /// Environments that are being received, while a process has the directory locked.
+    pub const COMING: &str = "@be/.work/coming";
     /// What upgrades have built, for the next ones.
     pub const BUILT: &str = "@be/.built";
     /// The directory of the menu.

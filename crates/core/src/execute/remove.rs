@@ -14,6 +14,7 @@ use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
+use crate::travel;
 use crate::vm::hold;
 
 /// The extended attribute on the directory of an unfinished clone that holds the UUIDs of
@@ -134,6 +135,7 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     }
     notes.extend(split::sweep(session)?);
     notes.extend(hold::sweep(session));
+    notes.extend(travel::sweep(session));
     notes.extend(settle(session)?);
     Ok(notes)
 }

@@ -7,7 +7,7 @@ use super::{Plan, Proofs, RestoreSpec, Snapshot, Step, Use, snapshot};
 use crate::layout::Layout;
 use crate::model::{Environment, Inventory, STORE};
 use crate::name::{EnvName, Named, SnapName};
-use crate::record::Policy;
+use crate::record::{Policy, SnapshotMember};
 use crate::refusal::Refusal;
 
 /// What is asked for.
@@ -41,6 +41,11 @@ pub fn restore(inv: &Inventory, uses: &[Use], request: &Restore) -> Result<Plan,
         name: name.clone(),
         why,
     })?;
+    let came = |m: &SnapshotMember| m.travelled.as_ref().is_some_and(|t| t.received.is_some());
+    if taken.subvolumes.iter().any(came) {
+        let why = "that is as another machine sent it".to_owned();
+        return Err(Refusal::NoRestore { name, why });
+    }
     let own = env.record.subvolumes.iter();
     let own = own.filter(|m| m.policy != Policy::Shared).map(|m| &m.mount);
     if !own.eq(taken.subvolumes.iter().map(|m| &m.mount)) {
