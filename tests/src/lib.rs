@@ -14,6 +14,7 @@ pub mod small;
 pub mod store;
 pub mod system;
 pub mod terminal;
+pub mod travel;
 pub mod user;
 pub mod vm;
 

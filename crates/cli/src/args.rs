@@ -72,6 +72,8 @@ pub enum Verb {
     List(verbs::list::Args),
     Destroy(verbs::destroy::Args),
     Rename(verbs::rename::Args),
+    Send(verbs::send::Args),
+    Receive(verbs::receive::Args),
     Describe(verbs::describe::Args),
     Pin(verbs::pin::Args),
     Unpin(verbs::unpin::Args),

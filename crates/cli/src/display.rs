@@ -41,6 +41,17 @@ impl Display {
         ended
     }
 
+    /// One line that tells how far something is, in the place of the one before.
+    pub fn head(&mut self, text: &str) {
+        if self.head.is_none() {
+            let bar = ProgressBar::no_length();
+            self.set_head(bar.with_style(style("{spinner} {wide_msg}")));
+        }
+        if let Some(head) = &self.head {
+            head.set_message(text.to_owned());
+        }
+    }
+
     /// Take all away; gives the phase that was shown, with the time that it took.
     pub fn end(mut self) -> Option<String> {
         self.ended()

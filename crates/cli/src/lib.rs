@@ -58,6 +58,12 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         }
     };
     let mut reporter = Reporter::new(cli.global.json, cli.global.quiet, progress);
+    if let Verb::Send(args) = &cli.verb
+        && args.takes_stdout()
+        && !cli.global.dry_run
+    {
+        reporter.results_to_stderr();
+    }
     match dispatch(&cli, spelling, &mut reporter) {
         Ok(outcome) => reporter.outcome(name, outcome),
         Err(error) => reporter.failure(name, &Failure::from(error)),
@@ -98,6 +104,8 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::List(args) => list::run(args, &mut ctx),
         Verb::Destroy(args) => destroy::run(args, &mut ctx),
         Verb::Rename(args) => rename::run(args, &mut ctx),
+        Verb::Send(args) => send::run(args, &mut ctx),
+        Verb::Receive(args) => receive::run(args, &mut ctx),
         Verb::Describe(args) => describe::run(args, &mut ctx),
         Verb::Pin(args) => pin::run(args, &mut ctx),
         Verb::Unpin(args) => unpin::run(args, &mut ctx),
@@ -134,6 +142,8 @@ impl Verb {
             Verb::List(_) => "list",
             Verb::Destroy(_) => "destroy",
             Verb::Rename(_) => "rename",
+            Verb::Send(_) => "send",
+            Verb::Receive(_) => "receive",
             Verb::Describe(_) => "describe",
             Verb::Pin(_) => "pin",
             Verb::Unpin(_) => "unpin",

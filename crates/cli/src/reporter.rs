@@ -1,8 +1,11 @@
 //! The only place that prints. Results go to stdout, all else to stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
+use be_core::travel::Moved;
 use be_core::upgrade::Merging;
 use serde_json::{Map, Value, json};
 
@@ -77,7 +80,29 @@ pub struct Reporter {
     display: Option<Display>,
     /// What was said before the end, for the one document.
     said: Vec<String>,
+    /// Standard output is for something else than the result.
+    results_to_stderr: bool,
+    /// When something began to move, and when that was told last.
+    moving: Option<(Instant, Instant)>,
 }
+
+/// An amount of data, in bytes, for a person.
+pub struct Amount(pub u64);
+
+impl fmt::Display for Amount {
+    #[allow(clippy::cast_precision_loss)] // only one digit of it is shown
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes >= 10 << 30 => write!(f, "{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+            bytes if bytes >= 10 << 20 => write!(f, "{} MiB", bytes >> 20),
+            bytes if bytes >= 10 << 10 => write!(f, "{} KiB", bytes >> 10),
+            bytes => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
+/// How often it is told how far something is.
+const TELL: Duration = Duration::from_millis(500);
 
 impl Reporter {
     /// A reporter for these options.
@@ -90,7 +115,45 @@ impl Reporter {
             lost: 0,
             display: None,
             said: Vec::new(),
+            results_to_stderr: false,
+            moving: None,
         }
+    }
+
+    /// Standard output is for something else: the one document goes to standard error.
+    pub fn results_to_stderr(&mut self) {
+        self.results_to_stderr = true;
+    }
+
+    /// How far an environment is that is sent or received: on a terminal, and as progress.
+    pub fn moved(&mut self, what: &str, moved: Moved) {
+        let now = Instant::now();
+        let (began, told) = *self.moving.get_or_insert((now, now));
+        if now.duration_since(told) < TELL {
+            return;
+        }
+        self.moving = Some((began, now));
+        let seconds = now.duration_since(began).as_secs_f64();
+        self.progress(json!({
+            "schema": "be/v1",
+            "event": "moved",
+            "bytes": moved.bytes,
+            "stream_bytes": moved.stream,
+            "seconds": seconds.round(),
+        }));
+        if self.quiet || self.json || !has_terminal() {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let rate = moved.bytes as f64 / seconds / f64::from(1 << 20);
+        let text = format!("{what}: {}, {rate:.0} MiB/s", Amount(moved.bytes));
+        self.display.get_or_insert_with(Display::new).head(&text);
+    }
+
+    /// It is over.
+    pub fn moved_all(&mut self) {
+        self.moving = None;
+        drop(self.display.take().map(Display::end));
     }
 
     /// Print what a verb came to; gives the exit code.
@@ -277,7 +340,10 @@ impl Reporter {
     }
 
     fn document(&self, document: Map<String, Value>) {
-        out(&format!("{}\n", Value::Object(document)));
+        match self.results_to_stderr {
+            true => err(&Value::Object(document).to_string()),
+            false => out(&format!("{}\n", Value::Object(document))),
+        }
     }
 }
 

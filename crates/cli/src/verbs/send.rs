@@ -1,0 +1,152 @@
+//! `be send`
+
+use std::fs::File;
+use std::io::{IsTerminal, Write, stdout};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use be_core::execute::execute;
+use be_core::name::{EnvName, Named};
+use be_core::plan;
+use be_core::travel::{self, Moved, Outgoing, Travel};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use crate::complete;
+use crate::context::Context;
+use crate::reporter::{Amount, Outcome};
+
+/// Write an environment to standard output, for be receive on another machine.
+///
+/// With --since only what is different from another environment, which that machine has sent
+/// or received before. What was sent is kept as ENV@sent.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    be send web | ssh strong be receive\n  \
+    ssh strong be send web-new --since web | be receive\n  \
+    be send web -o /mnt/usb/web.be")]
+pub struct Args {
+    /// Only what is different from this one, as it was sent or received last.
+    #[arg(long, value_name = "ENV", add = complete::environments())]
+    since: Option<EnvName>,
+    /// Write to this file, which appears when it is complete.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Which one.
+    #[arg(add = complete::environments())]
+    env: EnvName,
+}
+
+impl Args {
+    /// Whether standard output is for the stream.
+    pub fn takes_stdout(&self) -> bool {
+        self.output.is_none()
+    }
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    match &args.output {
+        None if stdout().is_terminal() && !ctx.dry_run => return Err(Travel::ToTerminal.into()),
+        Some(file) if file.exists() => {
+            let path = file.display().to_string();
+            return Err(Travel::FileExists { path }.into());
+        }
+        _ => {}
+    }
+    let work = ctx.begin()?;
+    let request = travel::Send {
+        env: args.env.clone(),
+        layout: ctx
+            .session
+            .layout(&work.inv, Some(&args.env.clone().into()))?,
+        since: args.since.clone(),
+        now: ctx.now,
+    };
+    let sending = travel::plan_send(&work.inv, &request)?;
+    let Some(lock) = work.lock else {
+        return show(args, &sending, ctx);
+    };
+    let outgoing = travel::prepare(&ctx.session, work.inv, &sending, ctx.now, &lock)?;
+    drop(lock);
+    let sent = stream(args, ctx, &outgoing);
+    let notes = let_go(ctx, &outgoing, sent.is_ok());
+    let moved = sent?;
+    Ok(Outcome::new(json!({
+        "environment": args.env,
+        "snapshot": outgoing.snapshot,
+        "since": sending.since,
+        "bytes": moved.bytes,
+        "stream_bytes": moved.stream,
+    }))
+    .notes([format!(
+        "sent {}, in a stream of {}; it is kept as {}",
+        Amount(moved.bytes),
+        Amount(moved.stream),
+        outgoing.snapshot
+    )])
+    .notes(notes))
+}
+
+fn show(args: &Args, sending: &travel::Sending, ctx: &Context) -> Result<Outcome> {
+    let size = sending.size(&ctx.session)?;
+    let since = sending.since.as_ref();
+    let since = since.map_or(String::new(), |since| format!(", relative to {since}"));
+    let text = format!("would send about {}{since}\n", Amount(size));
+    Ok(Outcome::new(json!({
+        "dry_run": true,
+        "environment": args.env,
+        "since": sending.since,
+        "bytes": size,
+    }))
+    .text(text))
+}
+
+fn stream(args: &Args, ctx: &mut Context, outgoing: &Outgoing) -> Result<Moved> {
+    let Some(path) = &args.output else {
+        // Without the buffer that looks for the ends of lines.
+        let to = File::from(stdout().as_fd().try_clone_to_owned()?);
+        return stream_to(args, ctx, outgoing, to);
+    };
+    let cannot = || format!("cannot write {}", path.display());
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let file = NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).with_context(cannot)?;
+    let moved = stream_to(args, ctx, outgoing, file.as_file().try_clone()?)?;
+    file.as_file().sync_all().with_context(cannot)?;
+    file.persist_noclobber(path).with_context(cannot)?;
+    Ok(moved)
+}
+
+fn stream_to(args: &Args, ctx: &mut Context, outgoing: &Outgoing, to: impl Write) -> Result<Moved> {
+    let reporter = &mut *ctx.reporter;
+    let what = format!("sending {}", args.env);
+    let mut watch = |moved| reporter.moved(&what, moved);
+    let sent = outgoing.stream(&ctx.session, to, &mut watch);
+    ctx.reporter.moved_all();
+    sent
+}
+
+/// What is not needed any more. That it cannot be deleted now is no failure of sending.
+fn let_go(ctx: &mut Context, outgoing: &Outgoing, sent: bool) -> Vec<String> {
+    let mut try_all = || -> Result<Vec<Named>> {
+        let work = ctx.begin()?;
+        let names = travel::tidy(&work.inv, outgoing, sent);
+        let Some(lock) = work.lock.filter(|_| !names.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let request = plan::Destroy {
+            names: names.clone(),
+            unmount: false,
+            chosen: None,
+            strangers: Vec::new(),
+        };
+        let uses = ctx.session.uses(&work.inv)?;
+        let plan = plan::destroy(&work.inv, &uses, &request)?;
+        execute(&ctx.session, work.inv, &plan, &lock)?;
+        Ok(names)
+    };
+    match try_all() {
+        Ok(_) => Vec::new(),
+        Err(e) => vec![format!("what was sent before is still kept: {e:#}")],
+    }
+}
