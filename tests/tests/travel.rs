@@ -2,10 +2,42 @@
 //! own.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use be_tests::be::Running;
+use be_tests::store::StoreState;
 use be_tests::system::{NOTHING, System};
 use be_tests::travel::{change, fill};
+use nix::sys::signal::Signal;
+use xtask::image::Tree;
+use xtask::loopdev::Mount;
+use xtask::run::{cmd, run};
+
+/// Exit codes of the contract.
+const REFUSED: i32 = 3;
+const NO_SPACE: i32 = 5;
+
+/// Checks that nothing of an environment is left: no subvolume, no file, no record.
+#[track_caller]
+fn nothing_came(system: &System, before: &StoreState) -> Result<()> {
+    let mut lines = before.diff(&system.store()?);
+    // The directories for it and for what is removed stay, empty; the menu is written anew.
+    let directories = ["+ /.work/coming", "+ /.work/gone"];
+    let rewritten = ["* /.work", "* /.grub", "* /:"];
+    lines.retain(|line| {
+        !directories.contains(&line.as_str()) && !rewritten.iter().any(|r| line.starts_with(r))
+    });
+    assert_eq!(lines, NOTHING);
+    for dir in ["@be/.work/coming", "@be/.work/gone"] {
+        let there = fs::read_dir(system.top(dir));
+        assert!(there.map_or(true, |mut dir| dir.next().is_none()), "{dir}");
+    }
+    Ok(())
+}
 
 /// Two systems, of which the first has the environment `x` with files of all kinds.
 fn two() -> Result<(System, System)> {
@@ -70,5 +102,385 @@ fn there_upgraded_and_back() -> Result<()> {
         assert!(system.leftovers().is_empty());
         system.be.run(&["destroy", "-y", "x", "y"]).done();
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_parent_that_was_changed_is_refused_on_both_sides() -> Result<()> {
+    let (weak, strong) = two()?;
+    weak.send_to(&strong, &["x"], &[])?.done();
+    strong.be.run(&["create", "-e", "x", "y"]).done();
+    change(&strong.env("y", "srv"))?;
+    let (path, sent) = strong.send("y.be", &["y", "--since", "x"])?;
+    sent.done();
+    let stream = fs::read(path)?;
+
+    // Another environment with the parent's name is no parent.
+    weak.be.run(&["rename", "x", "old"]).done();
+    weak.receive(&stream, &["-n"])?.done();
+    write_to_snapshot(&weak.top("@be/old/snap/sent/root"))?;
+    let before = weak.store()?;
+    let refused = weak.receive(&stream, &[])?.exits(REFUSED);
+    let error = refused.error();
+    assert!(
+        error.contains("old@sent") && error.contains("was written since"),
+        "{error}"
+    );
+    nothing_came(&weak, &before)?;
+
+    write_to_snapshot(&strong.top("@be/x/snap/received/root"))?;
+    let before = strong.store()?;
+    let (file, refused) = strong.send("again.be", &["y", "--since", "x"])?;
+    assert!(refused.exits(REFUSED).error().contains("x@received"));
+    assert_eq!(fs::metadata(file)?.len(), 0);
+    assert_eq!(before.diff(&strong.store()?), NOTHING);
+
+    // Without the parent there is one way, which is named.
+    weak.be.run(&["destroy", "-y", "old"]).done();
+    let refused = weak.receive(&stream, &[])?.exits(REFUSED);
+    refused.says(&["is not here", "be send y without --since"]);
+    weak.receive(b"no stream at all", &[])?
+        .exits(REFUSED)
+        .says(&["no stream of be send"]);
+    Ok(())
+}
+
+/// Makes a snapshot writable, writes to it, and makes it read-only again.
+fn write_to_snapshot(root: &Path) -> Result<()> {
+    let set = |value: &str| {
+        let words = ["property", "set", "-f", "-ts"];
+        run(cmd("btrfs", words).arg(root).args(["ro", value]))
+    };
+    set("false")?;
+    fs::write(root.join("srv/text"), "not what was sent")?;
+    set("true")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_stream_that_is_cut_or_damaged_leaves_nothing() -> Result<()> {
+    let (weak, strong) = two()?;
+    let (path, sent) = weak.send("x.be", &["x"])?;
+    sent.done();
+    let stream = fs::read(path)?;
+    let (before, running, host) = (strong.store()?, strong.running()?, strong.host()?);
+    for part in 0..10 {
+        let cut = stream.len() * part / 10 + part;
+        let refused = strong.receive(&stream[..cut], &[])?.exits(REFUSED);
+        assert_eq!(refused.stdout, "");
+        let _one = refused.error();
+        nothing_came(&strong, &before)?;
+        let mut damaged = stream.clone();
+        damaged[cut + 50] ^= 0x10;
+        let refused = strong.receive(&damaged, &[])?.exits(REFUSED);
+        let _one = refused.error();
+        nothing_came(&strong, &before)?;
+    }
+    let cut = strong
+        .receive(&stream[..stream.len() - 1], &[])?
+        .exits(REFUSED);
+    cut.says(&["ends before it is complete"]);
+    nothing_came(&strong, &before)?;
+    strong.receive(&stream, &[])?.done();
+    let taken = strong.receive(&stream, &[])?.exits(REFUSED);
+    taken.says(&["there is an environment x here already", "be receive NAME"]);
+    strong.receive(&stream, &["x2"])?.done();
+    assert_eq!(running.diff(&strong.running()?), NOTHING);
+    assert_eq!(strong.host_changes(&host)?, NOTHING);
+    Ok(())
+}
+
+/// `be receive` that has got this much of its stream, which is not at its end.
+fn receiving(system: &System, stream: &[u8]) -> Result<(Running, std::process::ChildStdin)> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = system.be.command(&["receive"]);
+    let running = Running::of(command.stdin(Stdio::from(reader)))?;
+    drop(command);
+    let mut writer = std::process::ChildStdin::from(std::os::fd::OwnedFd::from(writer));
+    // It has read all of it but for what a pipe holds.
+    writer.write_all(stream)?;
+    Ok((running, writer))
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn killed_at_any_moment_nothing_is_half_received() -> Result<()> {
+    let (weak, strong) = two()?;
+    let (path, sent) = weak.send("x.be", &["x"])?;
+    sent.done();
+    let stream = fs::read(path)?;
+    let before = strong.store()?;
+    for (part, signal) in (1..8).zip([Signal::SIGKILL, Signal::SIGINT].iter().cycle()) {
+        let (mut be, writer) = receiving(&strong, &stream[..stream.len() * part / 8])?;
+        be.signal(*signal)?;
+        let _killed = be.end()?;
+        drop(writer);
+        strong.be.run(&["menu"]).done();
+        nothing_came(&strong, &before)?;
+    }
+    // While it makes an environment of what came.
+    for wait in 0..12 {
+        let (mut be, writer) = receiving(&strong, &stream)?;
+        drop(writer);
+        std::thread::sleep(Duration::from_millis(wait * 25));
+        // It may have ended.
+        let _sent = be.signal(Signal::SIGKILL);
+        let _killed = be.end()?;
+        strong.be.run(&["menu"]).done();
+        if strong.top("@be/x").exists() {
+            strong.be.run(&["check", "x"]).done();
+            let sent = weak.kept("x", "sent", "root")?;
+            assert_eq!(sent.diff(&strong.kept("x", "received", "root")?), NOTHING);
+            strong.be.run(&["destroy", "-y", "x"]).done();
+        }
+        nothing_came(&strong, &before)?;
+    }
+    strong.receive(&stream, &[])?.done();
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_full_disk_leaves_nothing_and_says_so() -> Result<()> {
+    let (weak, strong) = two()?;
+    let mut random = vec![0; 100 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    fs::write(weak.env("x", "srv/random"), &random)?;
+    let (path, sent) = weak.send("x.be", &["x"])?;
+    sent.done();
+    let stream = fs::read(path)?;
+    strong.fill(5)?;
+    let before = strong.store()?;
+    let full = strong.receive(&stream, &[])?.exits(NO_SPACE);
+    let _one = full.error();
+    nothing_came(&strong, &before)?;
+    strong.empty()?;
+    strong.receive(&stream, &[])?.done();
+    assert_eq!(fs::read(strong.env("x", "srv/random"))?, random);
+    Ok(())
+}
+
+/// A subvolume of a system, mounted by its fstab.
+fn mounted(system: &System, subvolume: &str, at: &str) -> Result<Mount> {
+    system.make_subvolume(subvolume)?;
+    fs::create_dir_all(system.path(at))?;
+    let line = format!(
+        "UUID={} {at} btrfs subvol=/{subvolume} 0 0\n",
+        system.uuid()
+    );
+    system.append("/etc/fstab", line)?;
+    let options = format!("subvol=/{subvolume}");
+    Mount::new(system.device().node(), &system.path(at), "btrfs", &options)
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn all_of_its_own_subvolumes_and_none_that_is_shared() -> Result<()> {
+    let (weak, strong) = (System::small()?, System::small()?);
+    let _mounts = [
+        mounted(&weak, "@db", "/srv/db")?,
+        mounted(&weak, "@opt", "/opt")?,
+        mounted(&weak, "@home", "/home")?,
+        // It has an /opt of its own, and a place that the other has not.
+        mounted(&strong, "@opt", "/opt")?,
+        mounted(&strong, "@data", "/data")?,
+    ];
+    for system in [&weak, &strong] {
+        system.be.run(&["init"]).done();
+    }
+    weak.be.run(&["layout", "set", "/srv/db", "late"]).done();
+    weak.write("/srv/db/rows", "1\n")?;
+    weak.write("/opt/tool", "weak")?;
+    weak.write("/home/letter", "private")?;
+    strong.write("/opt/tool", "strong")?;
+    weak.be.run(&["create", "x"]).done();
+    run(cmd("btrfs", ["-q", "subvolume", "create"]).arg(weak.env("x", "machines")))?;
+    run(cmd("chmod", ["711"]).arg(weak.env("x", "machines")))?;
+    fs::write(weak.env("x", "machines/image"), "not its own")?;
+
+    weak.send_to(&strong, &["x"], &[])?.done();
+    let record = strong.record("x")?;
+    let mounts: Vec<_> = record["subvolumes"]
+        .as_array()
+        .context("a list")?
+        .iter()
+        .collect();
+    let mounts: Vec<_> = mounts
+        .iter()
+        .map(|m| (m["mount"].as_str(), m["policy"].as_str()))
+        .collect();
+    assert_eq!(
+        mounts,
+        [
+            (Some("/"), Some("cloned")),
+            (Some("/opt"), Some("cloned")),
+            (Some("/srv/db"), Some("late"))
+        ]
+    );
+    for place in ["vol/opt", "vol/srv-db"] {
+        let sent = weak.kept("x", "sent", place)?;
+        assert_eq!(
+            sent.diff(&strong.kept("x", "received", place)?),
+            NOTHING,
+            "{place}"
+        );
+    }
+    assert_eq!(fs::read(strong.top("@be/x/vol/opt/tool"))?, b"weak");
+    assert!(!strong.env("x", "home/letter").exists());
+    // A directory like any other.
+    let machines = strong.env("x", "machines");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&machines)?.permissions());
+    assert_eq!(mode & 0o7777, 0o711);
+    assert!(fs::read_dir(&machines)?.next().is_none());
+    fs::create_dir(machines.join("usable"))?;
+
+    let fstab = fs::read_to_string(strong.env("x", "etc/fstab"))?;
+    for line in [
+        "/opt btrfs subvol=/@be/x/vol/opt",
+        "/data btrfs subvol=/@data",
+    ] {
+        assert!(fstab.contains(line), "{line}: {fstab}");
+    }
+    assert!(fstab.contains("subvol=/@be/x/vol/srv-db"), "{fstab}");
+    assert!(
+        !fstab.contains(weak.uuid()) && !fstab.contains("/home"),
+        "{fstab}"
+    );
+    assert!(strong.env("x", "data").is_dir());
+    strong.be.run(&["check", "x"]).done();
+
+    strong.be.run(&["create", "-e", "x", "y"]).done();
+    fs::write(strong.top("@be/y/vol/opt/tool"), "new")?;
+    strong.send_to(&weak, &["y", "--since", "x"], &[])?.done();
+    assert_eq!(fs::read(weak.top("@be/y/vol/opt/tool"))?, b"new");
+    weak.be.run(&["check", "y"]).done();
+    // What is late comes from the system that is left for it.
+    weak.write("/srv/db/rows", "1\n2\n")?;
+    weak.be.run(&["activate", "y"]).done();
+    assert_eq!(fs::read(weak.top("@be/y/vol/srv-db/rows"))?, b"1\n2\n");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn what_changed_meanwhile_is_carried_and_it_stays_the_same_machine() -> Result<()> {
+    let (weak, strong) = (System::small()?, System::small()?);
+    for (system, id) in [(&weak, "1"), (&strong, "2")] {
+        system.write("/etc/machine-id", format!("{}\n", id.repeat(32)))?;
+        system.write("/etc/hostname", format!("host{id}\n"))?;
+        system.write("/etc/ssh/ssh_host_key", format!("key {id}"))?;
+        system.be.run(&["init"]).done();
+    }
+    weak.write("/etc/ssh/ssh_host_weak_key", "only here")?;
+    weak.write("/etc/motd", "before")?;
+    weak.send_to(&strong, &["default"], &["weak"])?.done();
+    let id = |system: &System, env: &str| fs::read_to_string(system.env(env, "etc/machine-id"));
+    assert_eq!(id(&strong, "weak")?, "2".repeat(32) + "\n");
+    assert!(!strong.env("weak", "etc/ssh/ssh_host_weak_key").exists());
+    assert_eq!(
+        fs::read(strong.env("weak", "etc/ssh/ssh_host_key"))?,
+        b"key 2"
+    );
+    assert_eq!(strong.record("weak")?["received"]["host"], "host1");
+
+    strong.be.run(&["create", "-e", "weak", "y"]).done();
+    fs::write(strong.env("y", "etc/new"), "upgraded")?;
+    weak.write("/etc/motd", "after")?;
+    strong
+        .send_to(&weak, &["y", "--since", "weak"], &[])?
+        .done();
+    assert_eq!(id(&weak, "y")?, "1".repeat(32) + "\n");
+    assert_eq!(fs::read(weak.env("y", "etc/motd"))?, b"before");
+    weak.be.run(&["carry", "--apply", "y"]).done();
+    assert_eq!(fs::read(weak.env("y", "etc/motd"))?, b"after");
+    assert_eq!(fs::read(weak.env("y", "etc/new"))?, b"upgraded");
+    let fstab = fs::read_to_string(weak.env("y", "etc/fstab"))?;
+    assert!(fstab.contains("subvol=/@be/y/root"), "{fstab}");
+
+    for (which, expected) in [("keep", Some("2")), ("take", Some("1")), ("new", None)] {
+        let args = ["--identity", which, which];
+        strong.send_to(&weak, &["y"], &args)?.done();
+        let found = id(&weak, which)?;
+        match expected {
+            Some(digit) => assert_eq!(found, digit.repeat(32) + "\n", "{which}"),
+            None => assert!(!found.contains("1111") && found.len() == 33, "{found}"),
+        }
+        weak.be.run(&["check", which]).done();
+    }
+    assert!(!weak.env("new", "etc/ssh/ssh_host_key").exists());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn what_is_kept_what_is_shown_and_what_is_not_begun() -> Result<()> {
+    let (weak, strong) = two()?;
+    let sent = || -> Result<Vec<String>> {
+        let record = weak.record("x")?;
+        let all = record["snapshots"].as_array().cloned().unwrap_or_default();
+        let names = all.iter().filter_map(|s| s["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    };
+    weak.unchanged_by(0, &["-n", "send", "x"])?;
+    // Nothing was written in between: it is the same.
+    for _ in 0..2 {
+        weak.send("x.be", &["x"])?.1.done();
+        assert_eq!(sent()?, ["sent"]);
+    }
+    for (text, expected) in [
+        ("2", ["sent", "sent-2"].as_slice()),
+        ("3", &["sent-2", "sent"]),
+    ] {
+        fs::write(weak.env("x", "srv/text"), text)?;
+        weak.send("x.be", &["x"])?.1.done();
+        let mut names = sent()?;
+        names.sort();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(names.len(), 2, "{names:?}, {expected:?}");
+    }
+    // Nobody reads: what was taken for it goes.
+    fs::write(weak.env("x", "srv/text"), "4")?;
+    let before = sent()?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = weak.be.command(&["send", "x"]);
+    let output = command.stdout(writer).output()?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(sent()?, before);
+
+    let file = weak.dir().join("file.be");
+    let shown = file.to_str().context("text")?;
+    let done = weak
+        .be
+        .run(&["--json", "send", "x", "-o", shown])
+        .done()
+        .json();
+    assert_eq!(done["environment"], "x");
+    weak.refuses(REFUSED, &["send", "x", "-o", shown], &["is there already"])?;
+    let (_, by_pipe) = weak.send("x.be", &["--json", "x"])?;
+    let document: serde_json::Value = serde_json::from_str(by_pipe.done().stderr.trim())?;
+    assert_eq!(document["schema"], "be/v1");
+    let header = strong
+        .unchanged_by(0, &["-n", "--json", "receive", "y", shown])?
+        .json();
+    assert_eq!(header["environment"], "y");
+    assert_eq!(header["header"]["name"], "x");
+    strong.be.run(&["receive", "y", shown]).done();
+    assert_eq!(fs::read(strong.env("y", "srv/text"))?, b"4");
+    let back = strong.be.run(&["rollback", "y@received"]).exits(REFUSED);
+    back.says(&["as another machine sent it"]);
+    weak.refuses(REFUSED, &["send", "x", "--since", "default"], &["default"])?;
+    ensure!(fs::metadata(&file)?.len() > 0, "it is there");
+
+    // One that would not boot is kept, and said to be so.
+    fs::remove_dir_all(weak.env("x", "boot"))?;
+    weak.send_to(&strong, &["x"], &["bare"])?
+        .exits(8)
+        .says(&["would not boot here"]);
+    assert_eq!(strong.record("bare")?["state"], "ready");
+    assert!(!strong.menu()?.contains("/@be/bare/"));
     Ok(())
 }

@@ -330,3 +330,165 @@ fn open_file(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, flags: OFlags) -> R
         false => Err(bad(path, "it changed while it was opened")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const UUID: Uuid = Uuid::from_bytes([1; 16]);
+
+    /// A directory with a link out of it, and what lies outside.
+    fn place() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("in")).unwrap();
+        fs::create_dir_all(dir.path().join("out")).unwrap();
+        fs::write(dir.path().join("out/file"), "mine").unwrap();
+        symlink("../out", dir.path().join("in/dir")).unwrap();
+        symlink("../out/file", dir.path().join("in/link")).unwrap();
+        let root = Root::open(&dir.path().join("in")).unwrap();
+        (dir, root)
+    }
+
+    fn begun<'a>(root: &'a Root) -> Apply<'a> {
+        let mut apply = Apply::new(root, None);
+        let begin = Command::Subvolume {
+            uuid: UUID,
+            transid: 7,
+        };
+        apply.command(&begin).unwrap();
+        apply
+    }
+
+    #[test]
+    fn no_link_leads_out() {
+        let (dir, root) = place();
+        let mut apply = begun(&root);
+        let p = Path::new;
+        let bad = [
+            Command::MakeFile(p("dir/new")),
+            Command::MakeDir(p("dir/new")),
+            Command::Unlink(p("dir/file")),
+            Command::Rename {
+                from: p("dir/file"),
+                to: p("file"),
+            },
+            Command::Link {
+                path: p("hard"),
+                old: p("dir/file"),
+            },
+            Command::Write {
+                path: p("link"),
+                offset: 0,
+                data: b"yours",
+            },
+            Command::Truncate {
+                path: p("dir/file"),
+                size: 0,
+            },
+            Command::Truncate {
+                path: p("link"),
+                size: 0,
+            },
+            Command::Chmod {
+                path: p("link"),
+                mode: 0o777,
+            },
+            Command::SetXattr {
+                path: p("dir/file"),
+                name: OsStr::new("user.x"),
+                value: b"x",
+            },
+            Command::Clone {
+                path: p("link"),
+                offset: 0,
+                length: 1,
+                of: UUID,
+                from: p("dir/file"),
+                from_offset: 0,
+            },
+        ];
+        for command in bad {
+            assert!(apply.command(&command).is_err(), "{command:?}");
+        }
+        let out = dir.path().join("out");
+        assert_eq!(fs::read(out.join("file")).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(out).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_but_a_file_is_written_to_and_it_has_to_begin() {
+        let (_dir, root) = place();
+        let fifo = Path::new("fifo");
+        let mut apply = Apply::new(&root, None);
+        assert!(apply.command(&Command::MakeDir(Path::new("d"))).is_err());
+        let snapshot = Command::Snapshot {
+            uuid: UUID,
+            transid: 7,
+            parent: UUID,
+        };
+        assert!(apply.command(&snapshot).is_err(), "there is no parent");
+        let mut apply = begun(&root);
+        let make = |mode| Command::MakeNode {
+            path: fifo,
+            mode,
+            device: 0,
+        };
+        assert!(apply.command(&make(0o100_600)).is_err());
+        apply.command(&make(0o010_600)).unwrap();
+        // It would wait for a reader for ever.
+        let write = Command::Write {
+            path: fifo,
+            offset: 0,
+            data: b"x",
+        };
+        assert!(apply.command(&write).is_err());
+        let foreign = Command::Clone {
+            path: fifo,
+            offset: 0,
+            length: 1,
+            of: Uuid::from_bytes([9; 16]),
+            from: fifo,
+            from_offset: 0,
+        };
+        assert!(apply.command(&foreign).is_err());
+    }
+
+    #[test]
+    fn a_file_with_a_time_and_a_name_in_the_end() {
+        let (dir, root) = place();
+        let mut apply = begun(&root);
+        let p = Path::new;
+        for command in [
+            Command::MakeFile(p("o257-7-0")),
+            Command::Rename {
+                from: p("o257-7-0"),
+                to: p("a"),
+            },
+            Command::Write {
+                path: p("a"),
+                offset: 2,
+                data: b"bc",
+            },
+            Command::Truncate {
+                path: p("a"),
+                size: 3,
+            },
+            Command::Times {
+                path: p(""),
+                atime: (1, 2),
+                mtime: (3, 4),
+            },
+            Command::MakeDir(p("d")),
+            Command::End,
+        ] {
+            apply.command(&command).unwrap();
+        }
+        let at = dir.path().join("in");
+        assert_eq!(fs::read(at.join("a")).unwrap(), b"\0\0b");
+        let time = std::os::unix::fs::MetadataExt::mtime(&fs::metadata(at).unwrap());
+        assert_eq!(time, 3, "what was made after it does not count");
+    }
+}

@@ -332,6 +332,19 @@ mod tests {
     }
 
     #[test]
+    fn absurd_lengths_are_refused_before_anything_is_allocated() {
+        for (stored, plain) in [(u32::MAX, u32::MAX), (9, u32::MAX), (9, 3)] {
+            let mut bytes = written()[..12].to_vec();
+            bytes.extend([b'D', ZSTD, 0, 0]);
+            bytes.extend(stored.to_le_bytes());
+            bytes.extend(plain.to_le_bytes());
+            bytes.extend([0; 64]);
+            let error = read(&bytes).unwrap_err().to_string();
+            assert!(error.contains("longer than any can be"), "{error}");
+        }
+    }
+
+    #[test]
     fn frames_cannot_change_places() {
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes).unwrap();
