@@ -87,6 +87,7 @@ pub enum Verb {
     Config(verbs::config::Args),
     Status(verbs::status::Args),
     Log(verbs::log::Args),
+    Lock(verbs::lock::Args),
     Check(verbs::check::Args),
     Test(verbs::test::Args),
     Doctor(verbs::doctor::Args),

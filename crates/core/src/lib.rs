@@ -26,6 +26,7 @@ pub mod host;
 pub mod idle;
 pub mod layout;
 mod loader;
+pub mod lock;
 pub mod log;
 pub mod manager;
 pub mod menu;

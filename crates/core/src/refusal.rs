@@ -1,5 +1,6 @@
 //! What `be` refuses to do: a closed list of facts, each with its message and its way out.
 
+mod lock;
 mod split;
 mod travel;
 
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::name::{EnvName, Named};
 
+pub use lock::NoLock;
 pub use split::NoSplit;
 pub use travel::Travel;
 
@@ -64,6 +66,7 @@ pub enum Refusal {
         path: PathBuf,
         why: NoSplit,
     },
+    NoLock(NoLock),
     NotAPart {
         path: PathBuf,
         why: String,
@@ -360,6 +363,7 @@ impl Refusal {
             Split { path } => format!("be layout set {} cloned", path.display()),
             NoSplit { path, why } => why.hint(path),
             Travel(travel) => travel.hint(),
+            NoLock(why) => why.hint(),
             NotAPart { path, split, .. } if *split => {
                 format!("be layout split {} makes it one", path.display())
             }
@@ -526,6 +530,7 @@ impl fmt::Display for Refusal {
                  describes them would be separated",
                 path.display()
             ),
+            NoLock(why) => why.fmt(f),
             NoSplit { path, why } => write!(
                 f,
                 "{} cannot be a subvolume of its own: {why}",

@@ -24,6 +24,7 @@ mod files;
 pub mod jobs;
 pub mod log;
 pub mod moves;
+pub mod portageq;
 pub mod pretend;
 pub mod state;
 pub mod vdb;

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod init;
 pub mod layout;
 pub mod list;
+pub mod lock;
 pub mod log;
 pub mod menu;
 pub mod mount;

@@ -15,6 +15,7 @@
 //! because the standard library can then do all of it without unsafe code.
 
 mod beside;
+mod capture;
 mod cover;
 mod group;
 mod init;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::Boot;
 
 pub use beside::{Beside, beside};
+pub use capture::Captured;
 pub use cover::uncover;
 pub use group::{Group, stop};
 pub use init::{enter, init, supervise};
@@ -132,6 +134,9 @@ impl Job {
                 let err = out.try_clone().context("cannot duplicate the log")?;
                 command.stdin(Stdio::null()).stdout(out).stderr(err);
             }
+            Output::Files { out, err } => {
+                command.stdin(Stdio::null()).stdout(out).stderr(err);
+            }
         }
         command
             .spawn()
@@ -154,6 +159,13 @@ pub enum Output {
     ToStderr,
     /// Both streams to a file, with no input.
     Log(std::fs::File),
+    /// Each stream to a file of its own, with no input.
+    Files {
+        /// Standard output.
+        out: std::fs::File,
+        /// Standard error.
+        err: std::fs::File,
+    },
 }
 
 pub(crate) fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {

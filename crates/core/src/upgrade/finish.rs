@@ -61,6 +61,7 @@ impl Work<'_> {
         let wanted = self.upgrade().activate.unwrap_or(true);
         let activate = wanted && inv.menu.hooked;
 
+        self.write_lock(request);
         self.record.state = State::Ready;
         let upgrade = self.upgrade();
         upgrade.phase = Phase::Done;

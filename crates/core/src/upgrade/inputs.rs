@@ -203,7 +203,7 @@ fn add(hash: &mut Sha256, part: &str, value: &str) {
     }
 }
 
-pub(super) fn hex(hash: Sha256) -> String {
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -269,30 +269,43 @@ fn state(root: &Root, path: &Path) -> Result<Option<String>> {
 
 /// The commit or the time stamp of a repository.
 fn version(root: &Root, path: &Path) -> Option<String> {
+    let stamp = || {
+        let (commit, time) = stamps(root, path);
+        commit.or(time)
+    };
+    head(root, path).or_else(stamp)
+}
+
+/// The commit that is checked out.
+pub(crate) fn head(root: &Root, path: &Path) -> Option<String> {
     let text = |file: &str| root.read_to_string(path.join(file), MAX_TEXT).ok();
-    if let Some(head) = text(".git/HEAD") {
-        let head = head.trim();
-        let Some(reference) = head.strip_prefix("ref: ") else {
-            return Some(head.to_owned());
-        };
-        let packed = || {
-            let all = text(".git/packed-refs")?;
-            let mut lines = all.lines().filter_map(|line| line.split_once(' '));
-            let found = lines.find(|(_, name)| *name == reference);
-            found.map(|(commit, _)| commit.to_owned())
-        };
-        let commit = text(&format!(".git/{reference}")).or_else(packed)?;
-        return Some(commit.trim().to_owned());
-    }
-    // Of a mirror: `COMMIT SECONDS TIME`, and the time alone.
+    let head = text(".git/HEAD")?;
+    let head = head.trim();
+    let Some(reference) = head.strip_prefix("ref: ") else {
+        return Some(head.to_owned());
+    };
+    let packed = || {
+        let all = text(".git/packed-refs")?;
+        let mut lines = all.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(_, name)| *name == reference);
+        found.map(|(commit, _)| commit.to_owned())
+    };
+    let commit = text(&format!(".git/{reference}")).or_else(packed)?;
+    Some(commit.trim().to_owned())
+}
+
+/// What a mirror says of itself: the commit that it was made from, and when.
+pub(crate) fn stamps(root: &Root, path: &Path) -> (Option<String>, Option<String>) {
+    let text = |file: &str| root.read_to_string(path.join(file), MAX_TEXT).ok();
+    // `COMMIT SECONDS TIME`, and the time alone.
     let commit = text("metadata/timestamp.commit");
     let commit = commit.and_then(|line| Some(line.split_whitespace().next()?.to_owned()));
-    let stamp = || Some(text("metadata/timestamp.chk")?.trim().to_owned());
-    commit.or_else(stamp)
+    let time = text("metadata/timestamp.chk").map(|time| time.trim().to_owned());
+    (commit, time)
 }
 
 /// All files below a directory, sorted; none if it is not there.
-pub(super) fn files(root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut left = vec![dir.to_owned()];
     while let Some(dir) = left.pop() {

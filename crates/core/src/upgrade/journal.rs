@@ -18,6 +18,8 @@ pub(super) struct Noted {
     messages: u64,
     /// What failed is in the report.
     failure: bool,
+    /// Old names that were taken for new ones.
+    pub(super) moves: Vec<report::Moved>,
 }
 
 fn now() -> DateTime<FixedOffset> {

@@ -12,6 +12,7 @@ mod follow;
 pub(crate) mod inputs;
 mod journal;
 mod live;
+mod locks;
 mod moves;
 mod pace;
 mod portage;
@@ -35,6 +36,7 @@ use crate::chroot::{Bind, Interrupted};
 use crate::config::Unbooted;
 use crate::execute::{execute, finish_rename, sweep};
 use crate::gates::Gate;
+use crate::lock::Made;
 use crate::manager::{self, Manager};
 use crate::model::Inventory;
 use crate::name::{EnvName, Named};
@@ -151,6 +153,8 @@ struct Work<'a> {
     /// The phase that this process is in.
     at: Option<Phase>,
     noted: Noted,
+    /// What the environment is made from, once that is known.
+    made: Option<Made>,
     /// The process that the program which runs, or ran last, is below.
     supervisor: Option<u32>,
     /// To work in the environment.
@@ -222,6 +226,7 @@ fn run_claimed(
         pretend: request.pretend,
         at: None,
         noted: Noted::default(),
+        made: None,
         supervisor: None,
         claim,
     };
@@ -362,6 +367,7 @@ impl Work<'_> {
         if nothing && !continued {
             return Err(self.nothing()?);
         }
+        self.take_made();
         self.enter(Phase::Fetch)?;
         self.fetch(&planned)?;
         self.enter(Phase::Merge)?;

@@ -108,6 +108,7 @@ impl Work<'_> {
                 Place::File(_) => format!("old names in {place} are replaced: {names}"),
             });
         }
+        self.noted.moves.clone_from(&told);
         if !told.is_empty() {
             self.journal(Event::Moves { moves: told });
         }

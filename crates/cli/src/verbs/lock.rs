@@ -1,0 +1,51 @@
+//! `be lock`
+
+use anyhow::Result;
+use be_core::lock;
+use be_core::name::EnvName;
+use serde_json::json;
+
+use crate::complete;
+use crate::context::Context;
+use crate::reporter::Outcome;
+
+/// Print what an environment was made from, and what it came to: its lock, as JSON.
+///
+/// Repositories with their commits, /etc/portage, profile, world, settings, toolchain and
+/// packages. What be upgrade made has a lock from when it was complete ("recorded": true); any
+/// other one is computed from what is there. For be upgrade --lock and be diff --lock.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    be lock >machine.lock                      of the running environment\n  \
+    be diff --lock machine.lock                what has changed since\n  \
+    be upgrade --lock machine.lock same        the same once more, here or elsewhere")]
+pub struct Args {
+    /// Which one; the running one if not given.
+    #[arg(add = complete::environments())]
+    env: Option<EnvName>,
+    /// As it is now, and not as it was made.
+    #[arg(long)]
+    now: bool,
+}
+
+pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    let inv = ctx.session.observe()?;
+    let env = inv.origin(args.env.as_ref())?;
+    let lock = match args.now {
+        true => lock::current(&ctx.session, &inv, env, ctx.now)?,
+        false => lock::of(&ctx.session, &inv, env, ctx.now)?,
+    };
+    let withheld: Vec<String> = lock.withheld().map(|e| e.path.to_string()).collect();
+    let note = (!withheld.is_empty()).then(|| {
+        format!(
+            "of these the lock has no content, only a digest: {}",
+            withheld.join(", ")
+        )
+    });
+    let digest = lock.configuration_digest();
+    Ok(
+        Outcome::new(json!({ "lock": lock, "configuration_digest": digest }))
+            .text(lock.to_text()?)
+            .notes(note),
+    )
+}
