@@ -1,8 +1,11 @@
 //! `be diff`
 
 mod document;
+pub mod locked;
 mod script;
 pub mod text;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use be_core::diff::{Depth, Family, Side, compare};
@@ -18,14 +21,23 @@ use crate::reporter::Outcome;
 ///
 /// Marks: + only in B, - only in A, U upgraded, D downgraded, R rebuilt, M changed (of a
 /// package: its slot or repository). USE flags follow as +flag and -flag.
+///
+/// With --lock, what differs from the lock in FILE to ENV, as it is now.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The one to begin with.
-    #[arg(value_name = "ENV[@SNAP]", add = complete::both())]
-    a: Named,
+    #[arg(
+        value_name = "ENV[@SNAP]",
+        required_unless_present = "lock",
+        add = complete::both()
+    )]
+    a: Option<Named>,
     /// The one to end with; the running one if not given.
-    #[arg(value_name = "ENV[@SNAP]", add = complete::both())]
+    #[arg(value_name = "ENV[@SNAP]", conflicts_with = "lock", add = complete::both())]
     b: Option<Named>,
+    /// Begin with this lock, as be lock prints it; then one environment at the most is named.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "script"])]
+    lock: Option<PathBuf>,
     /// Show every path that differs as well.
     #[arg(long)]
     files: bool,
@@ -35,8 +47,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
+    if let Some(file) = &args.lock {
+        return locked::run(file, args.a.as_ref(), ctx);
+    }
     let inv = ctx.session.observe()?;
-    let a = side(&ctx.session, &inv, Some(&args.a))?;
+    let a = side(&ctx.session, &inv, args.a.as_ref())?;
     let b = side(&ctx.session, &inv, args.b.as_ref())?;
     let family = Family::new(&ctx.session.store, &inv)?;
     let depth = match args.files {

@@ -1,8 +1,13 @@
 //! `be lock`
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use anyhow::Result;
-use be_core::lock;
+use be_core::lock::{self, Lock};
 use be_core::name::EnvName;
+use be_core::refusal::{NoLock, Refusal};
 use serde_json::json;
 
 use crate::complete;
@@ -48,4 +53,20 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             .text(lock.to_text()?)
             .notes(note),
     )
+}
+
+/// The lock in a file.
+///
+/// # Errors
+/// [`NoLock::Bad`].
+pub fn read(file: &Path) -> Result<Lock, Refusal> {
+    let bad = |why: String| {
+        let file = file.to_owned();
+        Refusal::NoLock(NoLock::Bad { file, why })
+    };
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|open| open.take(lock::MAX_LOCK).read_to_string(&mut text))
+        .map_err(|e| bad(e.to_string()))?;
+    Lock::parse(&text).map_err(|e| bad(e.to_string()))
 }

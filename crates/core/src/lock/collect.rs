@@ -26,8 +26,8 @@ use crate::upgrade::fd_path;
 use crate::upgrade::inputs::files;
 use crate::whole::Whole;
 
-/// A lock of so many bytes is none.
-pub(crate) const MAX_LOCK: u64 = 256 << 20;
+/// What is read of a lock at the most, in bytes. That of two thousand packages has one megabyte.
+pub const MAX_LOCK: u64 = 256 << 20;
 
 /// What is read of the output of a program, in bytes.
 const MOST: u64 = 16 << 20;

@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 use crate::name::EnvName;
 use crate::report::{Place as MovedAt, Renamed};
 
+pub use collect::{MAX_LOCK, current, of, recorded};
 pub(crate) use collect::{Made, Scene, path, write};
-pub use collect::{current, of, recorded};
 pub use facts::{
     Change, Difference, Part, configuration_differences, decides, deviations, differences,
 };
