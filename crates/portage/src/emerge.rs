@@ -32,6 +32,16 @@ pub struct Options {
     pub keep_going: bool,
     /// Leave the machine to others: idle scheduling, lowest priority.
     pub polite: bool,
+    /// Take binary packages from the hosts that Portage knows, whatever FEATURES say.
+    pub binhost: bool,
+    /// Packages (`category/name`) that are built, whatever binary packages there are.
+    pub from_source: Vec<String>,
+    /// Merge what the user named also where it is installed as it would be.
+    pub again: bool,
+    /// Features to be switched on besides.
+    pub features: Vec<String>,
+    /// Variables to be set besides.
+    pub variables: Vec<(String, String)>,
 }
 
 /// Why options of the user are not passed on to `emerge`; each holds the argument.
@@ -244,6 +254,12 @@ impl Options {
             ..Options::default()
         })
     }
+
+    /// Whether the user named packages or sets.
+    #[must_use]
+    pub fn has_targets(&self) -> bool {
+        !self.targets.is_empty()
+    }
 }
 
 /// Idle scheduling and I/O, lowest priority.
@@ -293,8 +309,11 @@ fn packages(mode: &[&str], options: &Options) -> Emerge {
         true => &world,
         false => &options.targets[..],
     };
-    let choice = ["--update", "--deep", "--newuse"];
-    merge(&choice, mode, targets, options)
+    match options.again && options.has_targets() {
+        // Any of the others would leave out what is installed.
+        true => merge(&["--oneshot"], mode, targets, options),
+        false => merge(&["--update", "--deep", "--newuse"], mode, targets, options),
+    }
 }
 
 /// Merge `targets`, chosen so, in this mode.
@@ -308,7 +327,12 @@ fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) 
     if options.keep_going {
         args.push("--keep-going=y".to_owned());
     }
+    if options.binhost {
+        args.push("--getbinpkg=y".to_owned());
+    }
     args.extend(options.extra.iter().cloned());
+    let from_source = options.from_source.iter();
+    args.extend(from_source.map(|name| format!("--usepkg-exclude={name}")));
     // After what the user wrote: without a terminal these have one right answer.
     args.extend(["--ask=n", "--color=n"].map(str::to_owned));
     args.extend(mode.iter().map(|&m| m.to_owned()));
@@ -319,6 +343,12 @@ fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) 
         .iter()
         .map(|dir| ("PKGDIR".to_owned(), dir.clone()));
     emerge.env.extend(directory);
+    for (name, value) in &mut emerge.env {
+        if name == "FEATURES" {
+            value.extend(options.features.iter().map(|f| format!(" {f}")));
+        }
+    }
+    emerge.env.extend(options.variables.iter().cloned());
     match options.polite {
         true => emerge.polite(),
         false => emerge,
@@ -402,6 +432,21 @@ pub(crate) fn depclean(kept: &[String]) -> Emerge {
 #[must_use]
 pub fn sync() -> Emerge {
     emerge(["--ask=n", "--color=n", "--sync"].map(str::to_owned))
+}
+
+/// Write the index of the binary packages in this directory anew, from what is there.
+#[must_use]
+pub fn index(directory: &str, features: &[String]) -> Emerge {
+    let mut command = emerge([]);
+    command.args = ["emaint", "binhost", "--fix"].map(str::to_owned).to_vec();
+    for (name, value) in &mut command.env {
+        if name == "FEATURES" {
+            value.extend(features.iter().map(|f| format!(" {f}")));
+        }
+    }
+    let directory = ("PKGDIR".to_owned(), directory.to_owned());
+    command.env.push(directory);
+    command
 }
 
 /// Show what [`upgrade`] would do; [`crate::pretend::parse`] reads the output.
@@ -547,6 +592,23 @@ mod tests {
                 .contains(&("PORTAGE_SCHEDULING_POLICY".into(), "idle".into()))
         );
         assert!(command.env.contains(&("PKGDIR".into(), "/run/x".into())));
+        let built = Options {
+            again: true,
+            binhost: true,
+            from_source: vec!["a/b".into()],
+            features: vec!["binpkg-signing".into()],
+            variables: vec![("K".into(), "v".into())],
+            ..parse("app-misc/hello").unwrap()
+        };
+        let built = upgrade(&built);
+        assert_eq!(
+            built.args.join(" "),
+            "emerge --oneshot --with-bdeps=y --quiet-build=y --getbinpkg=y \
+             --usepkg-exclude=a/b --ask=n --color=n app-misc/hello"
+        );
+        let features = built.env.iter().find(|(k, _)| k == "FEATURES");
+        assert!(features.unwrap().1.ends_with("-warn binpkg-signing"));
+        assert!(built.env.contains(&("K".into(), "v".into())));
         let unset = |k: &str| !k.contains("NICE") && k != "PKGDIR";
         assert!(upgrade(&plain).env.iter().all(|(k, _)| unset(k)));
     }

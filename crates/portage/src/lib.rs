@@ -1,6 +1,6 @@
 //! What `be` knows about Portage: what is installed ([`vdb`]), what changed between two
 //! systems ([`diff`]), which commands are run ([`emerge`]) and what they say ([`pretend`],
-//! [`log`], [`jobs`], [`builds`], [`eta`], [`failure`], [`elog`]), what an upgrade leaves for a person
+//! [`binhost`], [`log`], [`jobs`], [`builds`], [`eta`], [`failure`], [`elog`]), what an upgrade leaves for a person
 //! ([`state`]), what becomes of configuration files that wait ([`config_files`]), and of packages
 //! that have another name now ([`moves`]).
 //!
@@ -11,6 +11,7 @@
 //! Formats come from the Package Manager Specification (PMS) and from the source of
 //! Portage 3.0.83; each module names its own.
 
+pub mod binhost;
 pub mod builds;
 pub mod chores;
 pub mod conf;
