@@ -178,7 +178,7 @@ fn build(out: &Path, init: Init, base_tar: &Path) -> Result<()> {
 }
 
 /// Removes what the root has already.
-fn drop_known(root: &Path, base_tar: &Path) -> Result<()> {
+pub(super) fn drop_known(root: &Path, base_tar: &Path) -> Result<()> {
     let listing = run(cmd("tar", ["--list", "--file"]).arg(base_tar))?;
     let known: HashSet<&str> = listing.lines().collect();
     let files = run(cmd("find", [".", "-not", "-type", "d"]).current_dir(root))?;

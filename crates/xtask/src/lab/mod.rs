@@ -11,6 +11,7 @@ pub mod base;
 mod boot;
 mod debian;
 pub mod disk;
+pub mod extras;
 pub mod grub;
 mod guest;
 pub mod inits;
