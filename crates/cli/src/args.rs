@@ -63,6 +63,7 @@ pub enum Verb {
     Init(verbs::init::Args),
     Create(verbs::create::Args),
     Upgrade(verbs::upgrade::Args),
+    Build(verbs::build::Args),
     Pause(verbs::pause::Args),
     Resume(verbs::resume::Args),
     Activate(verbs::activate::Args),

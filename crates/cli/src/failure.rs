@@ -4,6 +4,8 @@ use std::io;
 
 use be_core::refusal::{NothingToDo, Refusal, exit};
 use be_core::upgrade::{LiveFailed, SyncFailed, UpgradeFailed};
+use be_core::upgrade::build::BuildFailed;
+use be_core::upgrade::{SyncFailed, UpgradeFailed};
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ impl Failure {
             };
         }
         if self.find::<LiveFailed>().is_some() {
+        if self.find::<BuildFailed>().is_some() {
             return exit::UPGRADE_FAILED;
         }
         match self.io_kind() {
@@ -75,6 +78,7 @@ impl Failure {
             return failed.to_string();
         }
         if let Some(failed) = self.find::<LiveFailed>() {
+        if let Some(failed) = self.find::<BuildFailed>() {
             return failed.to_string();
         }
         format!("{:#}", self.0).replace('\n', " ")
@@ -92,6 +96,7 @@ impl Failure {
             return Some(failed.hint());
         }
         if let Some(failed) = self.find::<LiveFailed>() {
+        if let Some(failed) = self.find::<BuildFailed>() {
             return Some(failed.hint());
         }
         match self.code() {

@@ -5,6 +5,7 @@ mod complete;
 mod context;
 mod display;
 mod failure;
+mod mail;
 mod reporter;
 mod spelling;
 mod verbs;
@@ -109,6 +110,7 @@ fn dispatch(cli: &Cli, spelling: Spelling, reporter: &mut Reporter) -> anyhow::R
         Verb::Describe(args) => describe::run(args, &mut ctx),
         Verb::Pin(args) => pin::run(args, &mut ctx),
         Verb::Unpin(args) => unpin::run(args, &mut ctx),
+        Verb::Build(args) => build::run(args, &mut ctx),
         Verb::Pause(args) => pause::run(args, &mut ctx),
         Verb::Resume(args) => resume::run(args, &mut ctx),
         Verb::Prune(args) => prune::run(args, &mut ctx),
@@ -148,6 +150,7 @@ impl Verb {
             Verb::Describe(_) => "describe",
             Verb::Pin(_) => "pin",
             Verb::Unpin(_) => "unpin",
+            Verb::Build(_) => "build",
             Verb::Pause(_) => "pause",
             Verb::Resume(_) => "resume",
             Verb::Prune(_) => "prune",

@@ -39,7 +39,7 @@ fn every_verb_and_option_is_in_the_manual() {
 fn every_key_of_the_configuration_is_in_its_manual() {
     let manual = read("man/be.toml.5");
     // The keys, as the parser itself names them when one is unknown.
-    for section in ["upgrade", "menu", "prune", "gates", "test"] {
+    for section in ["upgrade", "build", "menu", "prune", "gates", "test"] {
         let error = be_core::config::Config::parse(&format!("[{section}]\nnonsense = 1\n"))
             .expect_err("an unknown key is an error");
         assert!(manual.contains(&format!("Ss [{section}]")));

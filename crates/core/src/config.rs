@@ -1,10 +1,14 @@
 //! /etc/be/be.toml. Every key is optional; an unknown key or a bad value is an error.
 
+mod build;
+
 use be_portage::chores::Chore;
 use serde::{Deserialize, Serialize};
 
 use crate::carry::PathPattern;
 use crate::glob::Glob;
+
+pub use build::{Build, Span};
 
 /// Where the configuration is, below the system's root.
 pub const PATH: &str = "etc/be/be.toml";
@@ -15,6 +19,8 @@ pub const PATH: &str = "etc/be/be.toml";
 pub struct Config {
     /// `[upgrade]`
     pub upgrade: Upgrade,
+    /// `[build]`
+    pub build: Build,
     /// `[nightly]`
     pub nightly: Nightly,
     /// `[menu]`
@@ -189,6 +195,8 @@ pub struct Upgrade {
     pub merge_config: bool,
     /// Keep what was built until an upgrade has ended well, so that nothing is built twice.
     pub keep_built: bool,
+    /// Take binary packages from the hosts that Portage knows.
+    pub binhost: bool,
     /// Let everything else on the machine go first.
     pub polite: bool,
     /// MiB of memory from which on the kernel takes back what the programs of an upgrade have
@@ -222,6 +230,7 @@ impl Default for Upgrade {
             ],
             merge_config: true,
             keep_built: true,
+            binhost: false,
             polite: true,
             memory_high_mib: 0,
             pause_on_battery: false,

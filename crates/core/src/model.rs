@@ -188,6 +188,19 @@ impl Environment {
         self.record.state == State::Ready && !self.running
     }
 
+    /// The rule for all that is for what may boot.
+    ///
+    /// # Errors
+    /// [`Refusal::Builder`].
+    pub fn no_builder(&self) -> Result<(), Refusal> {
+        match self.record.builder {
+            None => Ok(()),
+            Some(_) => Err(Refusal::Builder {
+                name: self.name().clone(),
+            }),
+        }
+    }
+
     /// Whether this is its name.
     pub fn is(&self, name: &str) -> bool {
         self.name().as_str() == name

@@ -406,6 +406,25 @@ fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Chore>, D::Err
     Ok(chores.collect())
 }
 
+/// What only a builder has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Builder {
+    /// The directory of the running system that its packages are published in.
+    pub packages: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl Builder {
+    /// One that publishes there.
+    pub fn new(packages: String) -> Self {
+        Self {
+            packages,
+            extra: Map::new(),
+        }
+    }
+}
+
 /// Why the trial of an environment failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialFailure {
@@ -650,6 +669,9 @@ pub struct Record {
     /// The upgrade that ran in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
+    /// It is a builder: packages for other machines are built in it, and it is never booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<Builder>,
     /// Why its last trial failed; none once it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_failure: Option<TrialFailure>,
@@ -693,6 +715,7 @@ impl Record {
             renaming: None,
             renamed_from: None,
             upgrade: None,
+            builder: None,
             trial_failure: None,
             beside: Vec::new(),
             packages_wait: None,

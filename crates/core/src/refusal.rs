@@ -226,6 +226,21 @@ pub enum Refusal {
     BadConfig {
         why: String,
     },
+    /// A builder is never booted, cloned or upgraded.
+    Builder {
+        name: EnvName,
+    },
+    /// What failed in a builder waits for a person.
+    BuilderHeld {
+        name: EnvName,
+        until: String,
+    },
+    /// No build waits for a person.
+    NoBuilder,
+    /// Packages cannot be built, or not be published there.
+    NoBuild {
+        why: String,
+    },
     Blind,
     MenuDamaged {
         why: String,
@@ -469,6 +484,12 @@ impl Refusal {
             Conflicts { name, .. } => format!("be carry {name} shows them"),
             Closed { name, .. } => format!("be shell {name} to mend it, then be activate {name}"),
             BadConfig { .. } => "mend it; be.toml(5) describes every key".into(),
+            Builder { .. } => "be build status says more; be build drop deletes it".into(),
+            BuilderHeld { .. } => {
+                "be build shell to mend it, then be build continue; or be build drop".into()
+            }
+            NoBuilder => "be build run".into(),
+            NoBuild { .. } => "be build run --packages DIR, or mend [build] in be.toml".into(),
             NoRepository { .. } => "name the directories of some: be moves REPO-DIR...".into(),
             LeftOut { instead, .. } => (*instead).into(),
             Pinned { name } => format!("be unpin {name}, then destroy it"),
@@ -626,6 +647,16 @@ impl fmt::Display for Refusal {
             MenuDamaged { why } => write!(f, "the menu cannot be read: {why}"),
             BadEmergeOption { why } => write!(f, "{why}"),
             BadConfig { why } => write!(f, "/etc/be/be.toml is wrong: {why}"),
+            Builder { name } => write!(
+                f,
+                "{name} is a builder: packages are built in it, and it is never booted"
+            ),
+            BuilderHeld { name, until } => write!(
+                f,
+                "the build in {name} failed, and is held until {until} for somebody to mend it"
+            ),
+            NoBuilder => write!(f, "no build waits to be continued"),
+            NoBuild { why } => write!(f, "packages cannot be built: {why}"),
             NotFromRunning { name, running } => write!(
                 f,
                 "{name} was not cloned from {running}, which is running: nothing can be carried"

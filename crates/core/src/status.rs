@@ -386,6 +386,14 @@ fn of_upgrade(env: &Environment) -> Option<Pending> {
     let started = upgrade.map_or(env.record.created, |u| u.started);
     let ended = upgrade.and_then(|u| u.ended);
     let found = match env.state() {
+        State::Building if env.record.builder.is_some() && !env.paused => Pending {
+            since: Some(started),
+            ..item(
+                name.as_str(),
+                "building-packages",
+                format!("packages are built in it ({word})"),
+            )
+        },
         State::Building => Pending {
             since: Some(started),
             remedy: env.paused.then(|| "be resume".into()),
@@ -398,6 +406,19 @@ fn of_upgrade(env: &Environment) -> Option<Pending> {
                 },
             )
         },
+        State::Failed if env.record.builder.is_some() => {
+            let why = upgrade.and_then(|u| u.error.clone());
+            let why = why.unwrap_or_else(|| "it was cut off".into());
+            Pending {
+                since: Some(ended.unwrap_or(started)),
+                remedy: Some("be build status, be build continue, or be build drop".into()),
+                ..item(
+                    name.as_str(),
+                    "build-failed",
+                    format!("the build failed in phase {word}: {why}"),
+                )
+            }
+        }
         State::Failed => {
             let why = upgrade.and_then(|u| u.error.clone());
             let why = why.unwrap_or_else(|| "it was cut off".into());

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use be_core::chroot::{Interrupted, Output, exit_code, take_terminal_back, wait};
 use be_core::name::{EnvName, Named};
+use be_core::upgrade::build;
 use serde_json::json;
 
 use super::environment;
@@ -39,6 +40,9 @@ pub fn enter(
     let env = inv.get(name)?;
     let mut job = ctx.session.job(&inv, env, command.clone())?;
     job.env.push(("BE_ENVIRONMENT".into(), name.to_string()));
+    if let Some(builder) = &env.record.builder {
+        build::furnish(&ctx.session, builder, &mut job)?;
+    }
     if ctx.dry_run {
         let step = format!("run {} in {name}", command.join(" "));
         return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))

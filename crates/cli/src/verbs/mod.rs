@@ -1,6 +1,7 @@
 //! One file a verb, named as it is typed: its arguments and one short function.
 
 pub mod activate;
+pub mod build;
 pub mod carry;
 pub mod check;
 pub mod completions;

@@ -20,13 +20,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
-    // The login shell of root in the environment, not of the caller: it must exist there.
+    let word = format!("you are in {}; leave it with exit", args.env);
+    let env = environment(&args.env, "entered")?;
+    enter(&env, login(), Some(word), ctx)
+}
+
+/// The login shell of root in the environment, not of the caller: it must exist there.
+pub fn login() -> Vec<String> {
     let command = [
         "/bin/sh",
         "-c",
         "exec \"$(command -v bash || echo /bin/sh)\" -l",
     ];
-    let word = format!("you are in {}; leave it with exit", args.env);
-    let env = environment(&args.env, "entered")?;
-    enter(&env, command.map(str::to_owned).to_vec(), Some(word), ctx)
+    command.map(str::to_owned).to_vec()
 }

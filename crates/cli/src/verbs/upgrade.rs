@@ -12,8 +12,8 @@ use be_core::upgrade::{self, Kind, Outcome as Upgraded, Pretended, Request};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
-mod show;
-mod unattended;
+pub(super) mod show;
+pub(super) mod unattended;
 
 use self::show::Show;
 use super::activate::{self, Trial};

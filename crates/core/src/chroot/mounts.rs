@@ -96,7 +96,8 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
         true => Some(clone_dir(&target(&env, edb)?)?),
         false => None,
     };
-    for (tree, to) in &binds {
+    let (in_run, binds): (Vec<_>, Vec<_>) = binds.iter().partition(|(_, to)| to.starts_with("run"));
+    for (tree, to) in binds {
         attach(tree, &target(&env, to)?)?;
     }
     if let Some(tree) = own_edb {
@@ -108,6 +109,9 @@ pub(super) fn build(job: &Job) -> Result<Stage> {
     fs::create_dir(run.path().join("lock")).context("cannot make /run/lock")?;
     if let Some((tree, to)) = &built {
         attach(tree, &target(&env, relative(to))?)?;
+    }
+    for (tree, to) in in_run {
+        attach(tree, &target(&env, to)?)?;
     }
     for (made, path) in &covers {
         let place = relative(path);

@@ -94,6 +94,7 @@ pub fn activate(inv: &Inventory, request: &Activate) -> Result<(Plan, Way), Refu
             what: format!("an upgrade works in {}", request.name),
         });
     }
+    env.no_builder()?;
     if !env.usable() {
         return Err(Refusal::NotReady {
             name: request.name.clone(),

@@ -49,6 +49,7 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan, Optio
     let snapshot = request.origin.as_ref().and_then(|n| n.snapshot.as_ref());
     let (root, root_state) = source(origin, snapshot)?;
     let is_running = origin.running && snapshot.is_none();
+    origin.no_builder()?;
     if !root_state.is_usable() && !is_running {
         return Err(Refusal::NotReady {
             name: origin.name().clone(),

@@ -111,6 +111,9 @@ fn protection(
     if let Err(refusal) = prune(inv, uses, std::slice::from_ref(env.name())) {
         return Some(in_short(&refusal));
     }
+    if env.record.builder.is_some() {
+        return Some("a builder: be build drop".into());
+    }
     if env.record.pinned {
         return Some("pinned".into());
     }

@@ -32,6 +32,16 @@ const ATTRIBUTE: &str = "trusted.be.built";
 /// How much of the hash names the directory, in digits.
 const DIGITS: usize = 16;
 
+/// Where an upgrade keeps what it builds.
+pub(super) struct Built {
+    /// The directory.
+    pub(super) dir: Root,
+    /// How the environment sees it.
+    pub(super) bind: Bind,
+    /// The source of the bind is a path from the top level.
+    pub(super) in_store: bool,
+}
+
 impl Work<'_> {
     /// Where to keep what is built, if that is wanted; what was built with other settings goes.
     pub(super) fn keep_built(&mut self) -> Result<()> {
@@ -48,13 +58,25 @@ impl Work<'_> {
         drop(lock);
         self.options.packages = Some(TARGET.to_owned());
         self.built = Some(place(&key));
+        let source = Path::new(Paths::BUILT).join(key);
+        self.built = Some(Built {
+            dir: self.session.store.dir.sub(&source)?,
+            bind: Bind {
+                source,
+                target: TARGET.into(),
+            },
+            in_store: true,
+        });
         Ok(())
     }
 
     /// Let go of what was built of a package that failed: what is wrong may be in it.
     pub(super) fn forget_built(&self, package: &str) -> Result<()> {
+        let Some(built) = &self.built else {
+            return Ok(());
+        };
         for path in self.built_of(package) {
-            self.session.store.dir.remove_file(path)?;
+            built.dir.remove_file(path)?;
         }
         Ok(())
     }
@@ -64,15 +86,15 @@ impl Work<'_> {
         !self.built_of(package).is_empty()
     }
 
-    /// What is kept of a package, from the top level.
+    /// What is kept of a package, as paths below where it is kept.
     fn built_of(&self, package: &str) -> Vec<PathBuf> {
         let Some((kept, (category, name, version))) = self.built.as_ref().zip(split_cpv(package))
         else {
             return Vec::new();
         };
-        let dir = kept.source.join(category).join(name);
+        let dir = Path::new(category).join(name);
         let pf = format!("{name}-{version}");
-        let entries = self.session.store.dir.list(&dir).unwrap_or_default();
+        let entries = kept.dir.list(&dir).unwrap_or_default();
         let files = entries.iter().filter_map(|(file, _)| file.to_str());
         let is_one = |file: &&str| {
             let rest = file.strip_prefix(&pf);

@@ -3,6 +3,7 @@
 //! The running system is not written: everything happens in the clone, in a namespace of
 //! its own, and the store is locked only while environments appear and the menu changes.
 
+pub mod build;
 mod built;
 mod chores;
 mod configuration;
@@ -145,7 +146,9 @@ struct Work<'a> {
     manager: Manager,
     options: Options,
     /// Where what is built is kept.
-    built: Option<Bind>,
+    built: Option<built::Built>,
+    /// What its programs see besides of the running system.
+    binds: Vec<Bind>,
     /// What its programs see in the place of what is there, so that old names are new ones.
     moved: moves::Moved,
     /// Only the list of packages is wanted: nothing of the owner's runs.
@@ -222,6 +225,7 @@ fn run_claimed(
         options: options(session, &manager, &request_options)?,
         manager,
         built: None,
+        binds: Vec::new(),
         moved: moves::Moved::default(),
         pretend: request.pretend,
         at: None,

@@ -202,7 +202,11 @@ impl Work<'_> {
         let env = inv.get(&self.record.name)?;
         let mut job = self.session.job(&inv, env, command.args.clone())?;
         give_variables(&mut job, command, &self.record.name);
-        job.built = self.built.clone();
+        match &self.built {
+            Some(built) if built.in_store => job.built = Some(built.bind.clone()),
+            built => job.binds.extend(built.iter().map(|b| b.bind.clone())),
+        }
+        job.binds.extend(self.binds.iter().cloned());
         job.covers = self.manager.covers();
         job.covers.extend(self.moved.covers.iter().cloned());
         job.inside.clone_from(&self.moved.inside);

@@ -56,6 +56,7 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
         Kind::Continue(name) | Kind::Unbooted(name) => {
             inv.writable()?;
             let env = inv.get(name)?;
+            env.no_builder()?;
             if env.busy {
                 let what = format!("another be works in {name}");
                 return Err(Refusal::Busy { what }.into());
@@ -146,5 +147,6 @@ pub(super) fn options(session: &Session, manager: &Manager, request: &Request) -
     };
     let mut options = Options::parse(&all).map_err(bad)?;
     options.polite = session.config.upgrade.polite;
+    options.binhost = session.config.upgrade.binhost;
     Ok(options)
 }

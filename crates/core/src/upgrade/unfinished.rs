@@ -107,7 +107,7 @@ impl Work<'_> {
         let Some(kept) = &self.built else {
             return Ok(());
         };
-        let built = self.session.store.dir.sub(&kept.source)?;
+        let built = &kept.dir;
         let mut dirs = vec![Path::new("").to_owned()];
         while let Some(dir) = dirs.pop() {
             for (name, kind) in built.list(&dir)? {

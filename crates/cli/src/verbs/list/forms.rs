@@ -198,10 +198,12 @@ fn environment(row: &Row) -> Line {
         State::Ready | State::Confirmed => None,
         state => Some(format!("[{}]", state.as_str())),
     };
+    let builder = env.record.builder.as_ref().map(|_| "[builder]".to_owned());
     let pinned = env.record.pinned.then(|| "[pinned]".to_owned());
     let text = plain(&env.record.description);
     let words: Vec<String> = state
         .into_iter()
+        .chain(builder)
         .chain(pinned)
         .chain(Some(text.clone()).filter(|t| !t.is_empty()))
         .collect();
@@ -395,7 +397,7 @@ pub fn document(row: &Row) -> Value {
     let snapshots: Vec<Value> = all
         .map(|(taken, found)| taken_document(taken, found))
         .collect();
-    json!({
+    let mut document = json!({
         "name": env.name(),
         "uuid": env.record.root().map(|m| &m.uuid),
         "state": env.state(),
@@ -411,7 +413,12 @@ pub fn document(row: &Row) -> Value {
         "subvolumes": subvolumes,
         "snapshots": snapshots,
         "space": row.space.map(|s| json!({ "exclusive": s.exclusive, "referenced": s.referenced })),
-    })
+    });
+    // As most are none, and what scripts know stays as it is.
+    if env.record.builder.is_some() {
+        document["builder"] = true.into();
+    }
+    document
 }
 
 fn taken_document(taken: &Snapshot, found: &SnapshotState) -> Value {

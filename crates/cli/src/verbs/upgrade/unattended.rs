@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,17 +13,15 @@ use be_core::name::EnvName;
 use be_core::record::{Phase, State};
 use be_core::refusal::{NothingToDo, Refusal};
 use be_core::upgrade::{self, Merging, Outcome as Upgraded, Report, Request, UpgradeFailed, Watch};
-use be_core::{host, idle, log, reboot};
+use be_core::{host, idle, reboot};
 
 use super::Args;
 use crate::context::Context;
+use crate::mail;
 use crate::reporter::{Outcome, count};
 
-/// Lines of the log in the mail about an upgrade that failed.
-const LINES: usize = 30;
-
 /// Says nothing while it works; what matters is in the report.
-struct Silent;
+pub struct Silent;
 
 impl Watch for Silent {
     fn note(&mut self, _text: &str) {}
@@ -84,7 +81,7 @@ fn finished(args: &Args, rules: &Nightly, done: Upgraded, ctx: &mut Context) -> 
     for note in report.notes.iter().chain(&notes) {
         text.push_str(&format!("{note}\n"));
     }
-    let unsent = mail(rules, &headline(&report), &text).err();
+    let unsent = mail::send(&rules.mail, &headline(&report), &text).err();
     // Not before the mail is on its way.
     let failed = reboot.now();
     let unsent = unsent.map(|e| format!("{e:#}"));
@@ -110,40 +107,10 @@ fn tell_failure(ctx: &mut Context, rules: &Nightly, error: &anyhow::Error) {
     let mut text = format!("{error:#}\n");
     if let Some(failed) = error.downcast_ref::<UpgradeFailed>() {
         text = format!("{failed}\n\n{}\n", failed.hint());
-        let all = log::read(&ctx.session.store, &failed.name);
-        let all = all.ok().flatten().unwrap_or_default();
-        let lines: Vec<&str> = all.lines().collect();
-        text.push_str("\nThe end of its log:\n");
-        for line in &lines[lines.len().saturating_sub(LINES)..] {
-            text.push_str(&format!("  {line}\n"));
-        }
+        text.push_str(&mail::end_of_log(&ctx.session, &failed.name));
     }
-    if let Err(e) = mail(rules, "be: the upgrade failed", &text) {
+    if let Err(e) = mail::send(&rules.mail, "be: the upgrade failed", &text) {
         ctx.reporter.note(&format!("{e:#}"));
-    }
-}
-
-/// Hand a message to the mail system, if be.toml names somebody.
-fn mail(rules: &Nightly, subject: &str, text: &str) -> Result<()> {
-    if rules.mail.is_empty() {
-        return Ok(());
-    }
-    // Nothing of a package's log ends up in a header.
-    let subject: String = subject.chars().filter(|c| !c.is_control()).collect();
-    let message = format!("To: {}\nSubject: {subject}\n\n{text}", rules.mail);
-    let mut child = Command::new("sendmail")
-        .args(["-i", "-t"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("no mail was sent: cannot run sendmail")?;
-    let mut input = child.stdin.take().context("sendmail takes no input")?;
-    // Should it end before it has read all, its exit code says so.
-    let _ended = std::io::Write::write_all(&mut input, message.as_bytes());
-    drop(input);
-    let status = child.wait().context("cannot wait for sendmail")?;
-    match status.success() {
-        true => Ok(()),
-        false => bail!("no mail was sent: sendmail: {status}"),
     }
 }
 

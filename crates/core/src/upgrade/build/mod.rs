@@ -1,0 +1,389 @@
+//! `be build`: a clone in which packages are built for other machines, and the directory that
+//! they are published in.
+//!
+//! The clone has the configuration of the system that it was cloned from, so that it cannot
+//! differ from it. It is gone once the packages are published; what could not be built is held
+//! for a person. What is done in it is done as in an upgrade, by the same [`Work`].
+
+mod binhost;
+mod request;
+mod status;
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use be_portage::emerge;
+use be_portage::pretend::{self, Planned};
+use chrono::{DateTime, FixedOffset};
+
+use super::built::{Built, TARGET};
+use super::portage::boot_id;
+use super::report::later;
+use super::{
+    Kind as Upgrades, PATIENCE, Request, SyncFailed, Watch, Work, claim, journal, moves, options,
+    unused,
+};
+use crate::chroot::{Bind, Interrupted, Job};
+use crate::config;
+use crate::execute::{execute, finish_rename, sweep};
+use crate::manager::Manager;
+use crate::name::{EnvName, Named};
+use crate::record::{Builder, Phase, Record, State};
+use crate::refusal::{NothingToDo, Refusal};
+use crate::session::Session;
+
+pub use binhost::{Binhost, LOCK_FILE, Published};
+pub use request::{builders, give_up, held_until, is_held, plan};
+pub use status::{Status, status};
+
+/// Where a builder sees the directory of gpg.
+const GPG_HOME: &str = "/run/be/gnupg";
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// A new builder, or the one that is held.
+    pub kind: Kind,
+    /// Where to publish; as be.toml says, without.
+    pub packages: Option<String>,
+    /// Only if `[build] every` has passed since the last build that ended well.
+    pub due: bool,
+    /// Also what is installed as it would be built.
+    pub all: bool,
+    /// Wait for another upgrade to end.
+    pub wait: bool,
+    /// Options and packages for emerge.
+    pub options: Vec<String>,
+    /// The time.
+    pub now: DateTime<FixedOffset>,
+}
+
+/// A new builder or the one that there is.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Clone one.
+    New {
+        /// Its name; `build-` and a date without one.
+        name: Option<EnvName>,
+        /// What to clone; the running one without one.
+        origin: Option<Named>,
+    },
+    /// Go on in the one that is held.
+    Continue,
+}
+
+/// A build that failed; the builder is held, and what was published is as it was.
+#[derive(Debug, Clone)]
+pub struct BuildFailed {
+    /// The builder.
+    pub name: EnvName,
+    /// What went wrong, in one line.
+    pub why: String,
+    /// Until when it is held; none if the next build begins anew.
+    pub until: Option<DateTime<FixedOffset>>,
+}
+
+impl fmt::Display for BuildFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, why) = (&self.name, &self.why);
+        write!(
+            f,
+            "the build in {name} failed: {why}. Nothing was published; "
+        )?;
+        match self.until {
+            Some(until) => write!(f, "{name} is held until {}", until.format("%Y-%m-%d %H:%M")),
+            None => write!(f, "what was finished is kept"),
+        }
+    }
+}
+
+impl std::error::Error for BuildFailed {}
+
+impl BuildFailed {
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        let name = &self.name;
+        match self.until {
+            Some(_) => format!(
+                "be log {name} shows what happened\n\
+                 be build shell to look inside and mend\n\
+                 be build continue to go on\n\
+                 be build drop to throw it away"
+            ),
+            None => "be build continue to go on, or be build run to begin anew".into(),
+        }
+    }
+}
+
+/// Build, and publish.
+///
+/// # Errors
+/// [`BuildFailed`] with the builder kept; [`NothingToDo`] if no package is new; every refusal
+/// with nothing touched.
+pub fn run(
+    session: &Session,
+    request: &Build,
+    interrupted: &Interrupted,
+    watch: &mut dyn Watch,
+) -> Result<Published> {
+    is_due(session, request)?;
+    let upgrades = claim(session, request.wait, interrupted, watch)?;
+    let lock = session.store.lock_within(PATIENCE)?;
+    for note in sweep(session, &lock)? {
+        watch.note(&note);
+    }
+    let (inv, note) = finish_rename(session, session.observe()?, &lock)?;
+    let cut = builders(&inv).any(|env| is_torn(&env.record));
+    let (planned, plan) = plan(session, &inv, request)?;
+    if matches!(request.kind, Kind::Continue) {
+        unused(session, &inv, &planned.name)?;
+    }
+    for note in note.into_iter().chain(plan.notes.clone()) {
+        watch.note(&note);
+    }
+    let place = planned.builder.as_ref().map(|b| b.packages.clone());
+    let host = Binhost::make(session, &place.unwrap_or_default())?;
+    for note in execute(session, inv, &plan, &lock)?.notes {
+        watch.note(&note);
+    }
+    let claims = (session.store.claim(&planned.name)?, upgrades);
+    drop(lock);
+    if cut {
+        host.forget_unpublished()?;
+    }
+    let record = session.store.record_of(&planned.name)?;
+    let as_upgrade = as_upgrade(request, &record);
+    let manager = Manager::Portage;
+    let mut work = Work {
+        session,
+        interrupted,
+        watch,
+        options: options(session, &manager, &as_upgrade)?,
+        record,
+        manager,
+        built: None,
+        binds: Vec::new(),
+        moved: moves::Moved::default(),
+        pretend: false,
+        at: None,
+        noted: journal::Noted::default(),
+        supervisor: None,
+        claims,
+    };
+    work.begin_report(&as_upgrade, matches!(request.kind, Kind::Continue));
+    match work.build(request, &host) {
+        Ok(published) => work.built_well(&host, published, request),
+        Err(error) => Err(work.build_failed(error, request)),
+    }
+}
+
+fn is_due(session: &Session, request: &Build) -> Result<()> {
+    if !request.due {
+        return Ok(());
+    }
+    let every = session.config.build.every;
+    let path = request::packages(session, request);
+    let host = Binhost::open(session, &path)?;
+    match host.is_none_or(|host| host.is_due(every, request.now)) {
+        true => Ok(()),
+        false => Err(NothingToDo("no build is due yet".into()).into()),
+    }
+}
+
+/// What was built in it last may be cut off: the machine has gone down since.
+fn is_torn(record: &Record) -> bool {
+    let upgrade = record.upgrade.as_ref();
+    let boot = upgrade.and_then(|u| u.log_start.and(u.log_boot.as_ref()));
+    boot.is_some() && boot != boot_id().as_ref()
+}
+
+/// The same as an upgrade, for what they have in common.
+fn as_upgrade(request: &Build, record: &Record) -> Request {
+    let upgrade = record.upgrade.as_ref();
+    Request {
+        kind: Upgrades::Continue(record.name.clone()),
+        pretend: false,
+        activate: Some(false),
+        trial: None,
+        again: true,
+        unbooted: None,
+        wait: request.wait,
+        no_gates: Vec::new(),
+        depclean: false,
+        options: upgrade.map(|u| u.options.clone()).unwrap_or_default(),
+        now: request.now,
+    }
+}
+
+/// What a program that runs in a builder gets besides: the packages, and the key.
+///
+/// # Errors
+/// They are not there.
+pub fn furnish(session: &Session, builder: &Builder, job: &mut Job) -> Result<()> {
+    let host = Binhost::make(session, &builder.packages)?;
+    job.binds.extend(binds(session, &host)?);
+    let variables = variables(&session.config.build).into_iter();
+    job.env
+        .extend(variables.chain([("PKGDIR".into(), TARGET.into())]));
+    job.env
+        .push(("FEATURES".into(), features(&session.config.build).join(" ")));
+    Ok(())
+}
+
+fn binds(session: &Session, host: &Binhost) -> Result<Vec<Bind>> {
+    let mut binds = vec![Bind {
+        source: host.workplace()?,
+        target: TARGET.into(),
+    }];
+    let build = &session.config.build;
+    if !build.sign.is_empty() {
+        let missing = || Refusal::NoBuild {
+            why: format!("{} (gpg_home in [build]) is no directory", build.gpg_home),
+        };
+        let inside = binhost::inside(&build.gpg_home)?;
+        let home = session.root.sub(inside).map_err(|_| missing())?;
+        binds.push(Bind {
+            source: binhost::real(&home)?,
+            target: GPG_HOME.into(),
+        });
+    }
+    Ok(binds)
+}
+
+/// Files have names of their own for each build, and the index is one file: what is published
+/// never changes but by a rename.
+fn features(build: &config::Build) -> Vec<String> {
+    let mut features = vec!["binpkg-multi-instance".to_owned(), "-compress-index".into()];
+    if !build.sign.is_empty() {
+        features.push("binpkg-signing".into());
+    }
+    features
+}
+
+fn variables(build: &config::Build) -> Vec<(String, String)> {
+    let mut variables = vec![("BINPKG_FORMAT".to_owned(), "gpkg".to_owned())];
+    if !build.sign.is_empty() {
+        variables.push(("BINPKG_GPG_SIGNING_KEY".into(), build.sign.clone()));
+        variables.push(("BINPKG_GPG_SIGNING_GPG_HOME".into(), GPG_HOME.into()));
+    }
+    variables
+}
+
+impl Work<'_> {
+    /// All phases; what the packages came to.
+    fn build(&mut self, request: &Build, host: &Binhost) -> Result<Published> {
+        self.prepare()?;
+        self.furnish(host)?;
+        if matches!(request.kind, Kind::Continue) {
+            self.note_unfinished()?;
+        }
+        let synced = self.upgrade().phase > Phase::Sync;
+        if self.session.config.upgrade.sync && !synced {
+            self.enter(Phase::Sync)?;
+            self.sync()?;
+        }
+        self.enter(Phase::Preview)?;
+        self.moves()?;
+        let merged = self.merge_all();
+        if let Err(e) = self.forget_moves() {
+            self.watch.note(&format!("/.be-moves stays: {e:#}"));
+        }
+        merged?;
+        self.enter(Phase::Check)?;
+        if self.interrupted.came() {
+            bail!("it was interrupted");
+        }
+        host.forget_old()?;
+        self.write_index()?;
+        host.publish().context("cannot publish")
+    }
+
+    fn furnish(&mut self, host: &Binhost) -> Result<()> {
+        let build = &self.session.config.build;
+        self.options.packages = Some(TARGET.to_owned());
+        self.options.again = true;
+        // One that fails keeps no other from being built.
+        self.options.keep_going = true;
+        self.options.features = features(build);
+        self.options.variables = variables(build);
+        let mut binds = binds(self.session, host)?;
+        self.built = Some(Built {
+            dir: host.packages.try_clone()?,
+            bind: binds.remove(0),
+            in_store: false,
+        });
+        self.binds = binds;
+        host.take_back()
+    }
+
+    fn merge_all(&mut self) -> Result<()> {
+        let planned: Vec<Planned> = self.preview()?;
+        let merged = |p: &Planned| matches!(p.kind, pretend::Kind::Ebuild | pretend::Kind::Binary);
+        if !planned.iter().any(merged) && self.upgrade().failed.is_empty() {
+            return Ok(());
+        }
+        self.enter(Phase::Fetch)?;
+        self.fetch(&planned)?;
+        self.enter(Phase::Merge)?;
+        self.merge(&planned)
+    }
+
+    /// Have Portage write the index of what is there now.
+    fn write_index(&mut self) -> Result<()> {
+        let command = emerge::index(TARGET, &self.options.features.clone());
+        match self.emerge(&command, |_| ())? {
+            0 => Ok(()),
+            code => bail!("the index could not be written (emaint binhost: exit {code})"),
+        }
+    }
+
+    fn built_well(
+        &mut self,
+        host: &Binhost,
+        published: Published,
+        request: &Build,
+    ) -> Result<Published> {
+        host.note_end(later(request.now))?;
+        self.discard()?;
+        match published.new.is_empty() && published.gone.is_empty() {
+            true => {
+                let (path, count) = (&published.packages, published.count);
+                let why = format!("there is nothing new to build; {path} has {count} packages");
+                Err(NothingToDo(why).into())
+            }
+            false => Ok(published),
+        }
+    }
+
+    /// What becomes of a builder in which something went wrong.
+    fn build_failed(&mut self, error: anyhow::Error, request: &Build) -> anyhow::Error {
+        let new = matches!(request.kind, Kind::New { .. });
+        // Nothing was built, and a person could mend nothing.
+        if new && error.is::<SyncFailed>() {
+            return match self.discard() {
+                Ok(()) => error,
+                Err(e) => error.context(format!("{e:#}")),
+            };
+        }
+        let (name, why) = (self.record.name.clone(), format!("{error:#}"));
+        let interrupted = self.interrupted.came();
+        // One that was cut off is not held, as after a kill.
+        if !interrupted {
+            self.record.state = State::Failed;
+        }
+        let ended = later(request.now);
+        let upgrade = self.upgrade();
+        upgrade.error = Some(why.clone());
+        upgrade.ended = Some(ended);
+        let kept = self.write_record();
+        self.end_report(&Err(error));
+        let hold = self.session.config.build.hold.duration();
+        let hold = chrono::TimeDelta::from_std(hold).unwrap_or_default();
+        let until = (!interrupted).then(|| ended + hold);
+        let failed = anyhow::Error::new(BuildFailed { name, why, until });
+        match kept {
+            Err(e) => failed.context(format!("the record could not be written: {e:#}")),
+            Ok(()) => failed,
+        }
+    }
+}
