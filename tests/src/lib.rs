@@ -3,6 +3,7 @@
 
 pub mod be;
 pub mod bench;
+pub mod binhost;
 pub mod came;
 pub mod cuts;
 pub mod disk;
