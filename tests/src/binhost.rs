@@ -209,3 +209,73 @@ pub fn files(system: &System, dir: &str) -> Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
+
+/// A server that breaks off each answer for a path with this in it, in the midst of the body;
+/// everything else it gives whole, from a directory.
+#[derive(Debug)]
+pub struct Dropping {
+    port: u16,
+    /// How often it broke off.
+    pub broke: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Dropping {
+    /// Serves as long as the test runs.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn start(dir: PathBuf, broken: &'static str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let broke = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+        let count = broke.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that goes away concerns nobody.
+                let _gone = answer(stream, &dir, broken, &count);
+            }
+        });
+        Ok(Self { port, broke })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    dir: &Path,
+    broken: &str,
+    count: &std::sync::atomic::AtomicUsize,
+) -> Result<()> {
+    use std::io::{BufRead, BufReader, Write};
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().context("no request")??;
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let path = request.split(' ').nth(1).context("no path")?;
+    let Ok(body) = fs::read(dir.join(path.trim_start_matches('/'))) else {
+        stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        )?;
+        return Ok(());
+    };
+    let size = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    )?;
+    let whole = !path.contains(broken);
+    if !whole {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+    stream.write_all(if whole { &body } else { &body[..size / 2] })?;
+    Ok(())
+}

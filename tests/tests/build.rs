@@ -1,10 +1,17 @@
 //! Packages that are built for other machines, and the machines that install them.
 
+use std::fs;
+use std::os::unix::fs::{DirEntryExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use be_tests::binhost::{DIR, Nginx, builder, client, files, published, sound};
-use be_tests::system::{NOTHING, System};
+use anyhow::{Context, Result, ensure};
+use be_tests::Seeded;
+use be_tests::be::Outcome;
+use be_tests::binhost::{DIR, Dropping, Nginx, builder, client, files, newest, published, sound};
+use be_tests::system::{GONE, NOTHING, System};
+use nix::sys::signal::Signal;
 use xtask::image::Tree;
 
 /// What a plain client installs.
@@ -68,4 +75,344 @@ fn a_plain_client_installs_what_was_built() -> Result<()> {
     assert_eq!(before, (published(&farm, DIR)?, files(&farm, DIR)?));
     assert_eq!(farm.subvolume_paths()?, ["@"]);
     Ok(())
+}
+
+/// The packages that are finished, with the inode of each: where that stays, it was not built
+/// again.
+fn finished(system: &System) -> Vec<(String, u64)> {
+    let dir = system.path(&format!("{DIR}/.be/packages"));
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.clone()];
+    while let Some(at) = dirs.pop() {
+        for entry in fs::read_dir(at).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "tar") {
+                let name = path.strip_prefix(&dir).unwrap_or(&path).display();
+                found.push((name.to_string(), entry.ino()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_fails_is_held_mended_and_continued() -> Result<()> {
+    let world = ["app-misc/failbuild", "app-misc/hello"];
+    let farm = builder(&world, "sync = false\n[build]\nhold = \"0m\"\n")?;
+    newest(&farm)?;
+    farm.be
+        .run(&["build", "continue"])
+        .exits(3)
+        .says(&["be build run"]);
+    let sendmail = farm.dir().join("bin/sendmail");
+    fs::create_dir_all(farm.dir().join("bin"))?;
+    fs::write(&sendmail, "#!/bin/sh\ncat >\"$(dirname \"$0\")/../mail\"\n")?;
+    fs::set_permissions(&sendmail, fs::Permissions::from_mode(0o755))?;
+    farm.append("/etc/be/be.toml", "mail = \"root@localhost\"\n")?;
+    let path = format!(
+        "{}:{}",
+        farm.dir().join("bin").display(),
+        std::env::var("PATH")?
+    );
+    let mut run = farm.be.command(&["build", "run", "one", "--unattended"]);
+    let failed = Outcome::of(run.env("PATH", path)).exits(6);
+    failed.says(&["app-misc/failbuild-2 failed", "Nothing was published"]);
+    let mail = fs::read_to_string(farm.dir().join("mail"))?;
+    assert!(
+        mail.contains("the build failed") && mail.contains("failbuild"),
+        "{mail}"
+    );
+    assert!(published(&farm, DIR).is_err());
+    let hello = finished(&farm);
+    assert!(
+        hello.len() == 1 && hello[0].0.contains("hello-2"),
+        "{hello:?}"
+    );
+
+    // It was held long enough. A new builder builds only what is not finished.
+    let toml = farm.read("/etc/be/be.toml")?;
+    farm.write("/etc/be/be.toml", toml.replace("0m", "7d"))?;
+    let held = farm.be.run(&["build", "run"]).exits(3);
+    assert!(
+        held.error().contains("one failed, and is held"),
+        "{}",
+        held.stderr
+    );
+    farm.write("/etc/be/be.toml", toml)?;
+    let failed = farm.be.run(&["build", "run", "two"]).exits(6);
+    failed.says(&[
+        "one is given up",
+        "be build shell",
+        "be build continue",
+        "be build drop",
+    ]);
+    assert_eq!(finished(&farm), hello);
+    assert!(farm.listed("one").is_none());
+    let two = farm.listed("two").context("it is not listed")?;
+    assert_eq!(
+        (&two["state"], &two["builder"]),
+        (&"failed".into(), &true.into())
+    );
+    for verb in [
+        &["activate", "two"][..],
+        &["upgrade", "--continue", "two"],
+        &["create", "-e", "two", "x"],
+    ] {
+        let refused = farm.be.run(verb).exits(3);
+        assert!(
+            refused.error().contains("two is a builder"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert!(!farm.menu()?.contains("be-two"));
+    let status = farm.be.run(&["build", "status"]).done().stdout;
+    assert!(status.contains("failed: app-misc/failbuild-2"), "{status}");
+
+    let dir = "/var/db/repos/gentoo/app-misc/failbuild";
+    let (works, fails) = (
+        format!("{dir}/failbuild-1.ebuild"),
+        format!("{dir}/failbuild-2.ebuild"),
+    );
+    let mend = ["build", "shell", "--", "cp", &works, &fails];
+    farm.be.run(&mend).done();
+    let done = farm.be.run(&["build", "continue"]).done();
+    assert!(
+        done.stdout.contains("new: app-misc/failbuild-2"),
+        "{}",
+        done.stdout
+    );
+    let now = finished(&farm);
+    assert!(now.contains(&hello[0]) && now.len() == 2, "{now:?}");
+    assert_eq!(sound(&farm, DIR)?.len(), 2);
+    assert_eq!(farm.subvolume_paths()?, ["@"]);
+    farm.be
+        .run(&["build", "drop"])
+        .exits(77)
+        .says(&["no builder"]);
+    Ok(())
+}
+
+/// When to kill: so many milliseconds after the start, or after the first package is public.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    Start(u64),
+    Public(u64),
+}
+
+/// Kill a build in this moment, and run it again. The directory is sound whenever it is looked at.
+fn killed(farm: &System, moment: Moment) -> Result<bool> {
+    let dir = farm.path(DIR);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    let mut be = farm.be.start(&["build", "run"])?;
+    let millis = match moment {
+        Moment::Start(millis) => millis,
+        Moment::Public(millis) => {
+            while !dir.join("app-misc").exists() && !be.has_ended()? {}
+            millis
+        }
+    };
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(millis) && !be.has_ended()? {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let cut = !be.has_ended()?;
+    if cut {
+        be.signal(Signal::SIGKILL)?;
+    }
+    be.end()?;
+    farm.quiet_within(GONE)?;
+    let found = sound(farm, DIR)?;
+    ensure!(found.is_empty() || found.len() == 2, "{found:?}");
+    let before = finished(farm);
+    let again = farm.be.run(&["build", "run"]);
+    ensure!([0, 77].contains(&again.code), "{}", again.stderr);
+    ensure!(sound(farm, DIR)?.len() == 2, "not all is published");
+    let after = finished(farm);
+    ensure!(
+        before.iter().all(|f| after.contains(f)),
+        "{before:?} became {after:?}"
+    );
+    ensure!(farm.subvolume_paths()? == ["@"], "a builder is left");
+    ensure!(farm.leftovers().is_empty(), "{:?}", farm.leftovers());
+    // Nothing is published beside what the index names.
+    let files = files(farm, DIR)?;
+    ensure!(files.len() == 3, "{files:?}");
+    Ok(cut)
+}
+
+fn killed_at(moments: &[Moment]) -> Result<()> {
+    let farm = builder(&["app-misc/confy", "app-misc/hello"], "sync = false\n")?;
+    newest(&farm)?;
+    let (running, host) = (farm.sound_menu()?, farm.host()?);
+    let mut cut = 0;
+    for moment in moments {
+        cut += usize::from(killed(&farm, *moment).with_context(|| format!("{moment:?}"))?);
+    }
+    xtask::say(&format!("{cut} of {} builds were killed", moments.len()));
+    ensure!(cut > 0, "none was killed");
+    assert_eq!(farm.sound_menu()?, running);
+    assert_eq!(farm.host_changes(&host)?, NOTHING);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn killed_it_keeps_what_is_finished_and_publishes_nothing_by_halves() -> Result<()> {
+    let mut seeded = Seeded::new(20261130);
+    killed_at(&[
+        Moment::Start(seeded.below(3000)),
+        Moment::Start(4000 + seeded.below(4000)),
+        Moment::Public(0),
+        Moment::Public(seeded.below(20)),
+    ])
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_dropped_connection_costs_an_upgrade_one_package_built() -> Result<()> {
+    let world = ["app-misc/confy", "app-misc/hello"];
+    let farm = builder(&world, "sync = false\n")?;
+    newest(&farm)?;
+    farm.be.run(&["build", "run"]).done();
+    let server = Dropping::start(farm.path(DIR), "hello-2")?;
+
+    let system = builder(
+        &world,
+        "sync = false\nbinhost = true\nfetch_tries = 2\nfetch_pause_seconds = 0\n",
+    )?;
+    newest(&system)?;
+    let url = server.url();
+    let repos = farm.be.run(&["build", "client", "--url", &url]).done();
+    system.write("/etc/portage/binrepos.conf", repos.stdout)?;
+    let quick = "FETCHCOMMAND=\"wget -t 1 -O \\\"\\${DISTDIR}/\\${FILE}\\\" \\\"\\${URI}\\\"\"\n";
+    system.append("/etc/portage/make.conf", quick)?;
+    let done = system.be.run(&["--json", "upgrade", "new"]).done();
+    let sources = done.json()["sources"].clone();
+    assert_eq!(
+        sources["binhost"],
+        serde_json::json!(["app-misc/confy-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["built"],
+        serde_json::json!(["app-misc/hello-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["fell_back"][0]["package"], "app-misc/hello-2",
+        "{sources}"
+    );
+    done.says(&["trying again", "app-misc/hello-2 is built from source"]);
+    assert!(server.broke.load(Ordering::SeqCst) >= 2);
+    for package in ["app-misc/hello-2", "app-misc/confy-2"] {
+        assert!(is_installed(&system.env("new", ""), package), "{package}");
+    }
+    assert_eq!(system.sound_menu()?, "new");
+    Ok(())
+}
+
+/// Make a key without a passphrase; gives its fingerprint.
+fn make_key(farm: &System, home: &str) -> Result<String> {
+    let script = format!(
+        "mkdir -p -m 700 {home} && cd {home} && \
+         gpg --homedir {home} --batch --quiet --pinentry-mode loopback --passphrase '' \
+         --quick-gen-key 'farm <farm@localhost>' ed25519 sign never && \
+         gpg --homedir {home} --with-colons --list-keys"
+    );
+    let listed = farm.chroot().run(&["sh", "-c", &script])?;
+    let line = listed.lines().find(|line| line.starts_with("fpr:"));
+    let print = line.and_then(|line| line.split(':').nth(9));
+    Ok(print.context("no key was made")?.to_owned())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_is_signed_is_verified_and_what_was_tampered_with_is_refused() -> Result<()> {
+    let world = ["app-misc/confy", "app-misc/hello"];
+    let farm = builder(&world, "sync = false\n")?;
+    newest(&farm)?;
+    let key = make_key(&farm, "/root/.gnupg")?;
+    // Unsigned, as somebody else would have it.
+    farm.be
+        .run(&["build", "run", "--packages", "/srv/evil"])
+        .done();
+    farm.append("/etc/be/be.toml", format!("[build]\nsign = \"{key}\"\n"))?;
+    farm.be.run(&["build", "run"]).done();
+    sound(&farm, DIR)?;
+
+    let nginx = Nginx::start(&farm)?;
+    let repos = snippet(&farm, &nginx);
+    assert!(repos.contains("verify-signature = true"), "{repos}");
+    let plain = client(&world, &repos)?;
+    let export = "gpg --homedir /root/.gnupg --armor --export";
+    let public = farm.chroot().run(&["sh", "-c", export])?;
+    plain.write("/root/farm.asc", public)?;
+    let home = "/etc/portage/gnupg";
+    let trust = format!(
+        "mkdir -m 755 {home} && echo lock-never >{home}/gpg.conf && \
+         gpg --homedir {home} --batch --import /root/farm.asc && \
+         echo {key}:6: | gpg --homedir {home} --batch --import-ownertrust && \
+         gpg --homedir {home} --batch --check-trustdb && chmod -R go+rX {home}"
+    );
+    plain.chroot().run(&["sh", "-c", &trust])?;
+
+    // Another content, with the old index, and then with an index of its own.
+    let index = published(&farm, DIR)?;
+    let hello = index
+        .entries
+        .iter()
+        .find(|e| e.package == "app-misc/hello-2");
+    let hello = hello.context("hello is not published")?.path.clone();
+    let refused = |what: &str| -> Result<()> {
+        let argv = [
+            "emerge",
+            "--getbinpkg",
+            "--usepkgonly",
+            "--oneshot",
+            "app-misc/hello",
+        ];
+        let out = plain.chroot().output(&argv)?;
+        ensure!(!out.status.success(), "{what} was installed");
+        ensure!(!is_installed(plain.root(), "app-misc/hello-2"), "{what}");
+        Ok(())
+    };
+    let file = farm.path(&format!("{DIR}/{hello}"));
+    let good = fs::read(&file)?;
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    fs::remove_file(&file)?;
+    fs::write(&file, &bad)?;
+    refused("a package with another byte")?;
+    let (served, kept) = (farm.path(DIR), farm.path("/srv/good"));
+    fs::write(&file, &good)?;
+    fs::rename(&served, &kept)?;
+    fs::rename(farm.path("/srv/evil"), &served)?;
+    refused("a package without a signature")?;
+    fs::rename(&served, farm.path("/srv/evil"))?;
+    fs::rename(&kept, &served)?;
+    plain.chroot().run(&INSTALL)?;
+    assert!(is_installed(plain.root(), "app-misc/hello-2"));
+    Ok(())
+}
+
+mod thorough {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root, loop devices and the lab"]
+    fn killed_at_twenty_moments() -> Result<()> {
+        let mut seeded = Seeded::new(20261201);
+        let start = (0..14).map(|i| Moment::Start(i * 900 + seeded.below(900)));
+        let mut moments: Vec<Moment> = start.collect();
+        moments.extend([0, 1, 3, 7, 15, 40].map(Moment::Public));
+        killed_at(&moments)
+    }
 }

@@ -321,6 +321,9 @@ pub struct Upgrade {
     /// What the gates said when it came to them last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<GateRecord>,
+    /// Where the packages came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Sources>,
     /// What became of configuration files of which a new version waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigFiles>,
@@ -342,6 +345,41 @@ pub struct GateRecord {
     pub why: String,
     #[serde(flatten)]
     extra: Map<String, Value>,
+}
+
+/// Where the packages of an upgrade came from; each is `category/name-version`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// From a binary package host.
+    pub binhost: Vec<String>,
+    /// They were built.
+    pub built: Vec<String>,
+    /// They were built because no host gave them.
+    pub fell_back: Vec<FellBack>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// A package that a binary package host has, and that was built all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FellBack {
+    /// `category/name-version`.
+    pub package: String,
+    /// Why, in a few words.
+    pub why: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl FellBack {
+    /// One that did so now.
+    pub fn new(package: String, why: String) -> Self {
+        Self {
+            package,
+            why,
+            extra: Map::new(),
+        }
+    }
 }
 
 /// What became of configuration files of which a new version waited; their paths.
@@ -390,6 +428,7 @@ impl Upgrade {
             live: false,
             no_gates: Vec::new(),
             gates: Vec::new(),
+            sources: None,
             config: None,
             error: None,
             extra: Map::new(),

@@ -32,8 +32,9 @@ pub struct Options {
     pub keep_going: bool,
     /// Leave the machine to others: idle scheduling, lowest priority.
     pub polite: bool,
-    /// Take binary packages from the hosts that Portage knows, whatever FEATURES say.
-    pub binhost: bool,
+    /// Take binary packages from the hosts that Portage knows, or not; as Portage is configured,
+    /// without.
+    pub binhost: Option<bool>,
     /// Packages (`category/name`) that are built, whatever binary packages there are.
     pub from_source: Vec<String>,
     /// Merge what the user named also where it is installed as it would be.
@@ -327,9 +328,8 @@ fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) 
     if options.keep_going {
         args.push("--keep-going=y".to_owned());
     }
-    if options.binhost {
-        args.push("--getbinpkg=y".to_owned());
-    }
+    let binhost = options.binhost.map(|on| if on { "y" } else { "n" });
+    args.extend(binhost.map(|on| format!("--getbinpkg={on}")));
     args.extend(options.extra.iter().cloned());
     let from_source = options.from_source.iter();
     args.extend(from_source.map(|name| format!("--usepkg-exclude={name}")));
@@ -594,7 +594,7 @@ mod tests {
         assert!(command.env.contains(&("PKGDIR".into(), "/run/x".into())));
         let built = Options {
             again: true,
-            binhost: true,
+            binhost: Some(true),
             from_source: vec!["a/b".into()],
             features: vec!["binpkg-signing".into()],
             variables: vec![("K".into(), "v".into())],

@@ -190,6 +190,7 @@ fn outcome(done: Upgraded, pruned: Vec<String>) -> Result<Outcome> {
         "environment": report.name,
         "packages": report.packages,
         "kernel": report.kernel,
+        "sources": report.sources,
         "config": report.config,
         "debt": report.debt,
         "replaced": report.replaced,

@@ -91,6 +91,7 @@ impl Work<'_> {
             name: self.record.name.clone(),
             packages,
             kernel: found.kernels.first().map(|k| k.version.clone()),
+            sources: self.upgrade().sources.clone().unwrap_or_default(),
             config: self.upgrade().config.clone().unwrap_or_default(),
             kept: Stamp::new(self.upgrade().started).dir(),
             debt,

@@ -3,6 +3,7 @@
 //! The running system is not written: everything happens in the clone, in a namespace of
 //! its own, and the store is locked only while environments appear and the menu changes.
 
+mod binhost;
 pub mod build;
 mod built;
 mod chores;
@@ -373,7 +374,7 @@ impl Work<'_> {
         }
         self.take_made();
         self.enter(Phase::Fetch)?;
-        self.fetch(&planned)?;
+        let planned = self.fetch(planned)?;
         self.enter(Phase::Merge)?;
         self.merge(&planned)?;
         self.enter(Phase::Chores)?;

@@ -66,31 +66,36 @@ impl Work<'_> {
         Ok(planned)
     }
 
-    /// Fetch all that will be built before anything is: better now than after twelve hours.
-    pub(super) fn fetch(&mut self, planned: &[Planned]) -> Result<()> {
-        if !planned.iter().any(is_merged) {
-            return Ok(());
-        }
-        self.fetch_by(&emerge::fetch(&self.options), &[0], "emerge --fetchonly")
-    }
-
     /// Fetch with this command, called `name`, of which `good` are the exit codes that mean
     /// success; again, after a pause, as often as be.toml says.
     pub(super) fn fetch_by(&mut self, command: &Emerge, good: &[i32], name: &str) -> Result<()> {
+        match self.tries(command, good)? {
+            None => Ok(()),
+            Some(code) => {
+                bail!("not all could be fetched ({name}: exit {code}); nothing was built")
+            }
+        }
+    }
+
+    /// As often as be.toml says; the last exit code if none of them is good.
+    pub(super) fn tries(&mut self, command: &Emerge, good: &[i32]) -> Result<Option<i32>> {
         let config = &self.session.config.upgrade;
         let (tries, pause) = (config.fetch_tries, config.fetch_pause_seconds);
-        for left in (0..tries.max(1)).rev() {
+        let mut left = tries.max(1);
+        loop {
             let code = self.emerge(command, |_| ())?;
-            match left {
-                _ if good.contains(&code) => return Ok(()),
-                0 => bail!("not all could be fetched ({name}: exit {code}); nothing was built"),
-                _ => self.watch.note(&format!(
-                    "not all could be fetched: trying again in {pause} s"
-                )),
+            left -= 1;
+            if good.contains(&code) {
+                return Ok(None);
             }
+            if left == 0 {
+                return Ok(Some(code));
+            }
+            self.watch.note(&format!(
+                "not all could be fetched: trying again in {pause} s"
+            ));
             self.rest(Duration::from_secs(pause))?;
         }
-        Ok(())
     }
 
     /// Wait, but no longer than somebody wants it.

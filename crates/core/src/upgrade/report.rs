@@ -12,7 +12,7 @@ use crate::gates::{Found, Verdict};
 use crate::menu::Written;
 use crate::name::EnvName;
 use crate::plan::Way;
-use crate::record::ConfigFiles;
+use crate::record::{ConfigFiles, Sources};
 
 /// A finished upgrade.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Report {
     pub packages: PackageDiff,
     /// The kernel that it boots.
     pub kernel: Option<String>,
+    /// Where the packages came from.
+    pub sources: Sources,
     /// What became of configuration files.
     pub config: ConfigFiles,
     /// Where their versions from before the merge are.
@@ -54,6 +56,7 @@ impl Report {
         for line in self.packages.lines() {
             text.push_str(&format!("  {line}\n"));
         }
+        text.push_str(&from(&self.sources));
         if let Some(kernel) = &self.kernel {
             text.push_str(&format!("kernel: {kernel}\n"));
         }
@@ -118,6 +121,23 @@ impl Report {
             ),
         }
     }
+}
+
+/// Where the packages came from, if some came from a host, or should have.
+fn from(sources: &Sources) -> String {
+    if sources.binhost.is_empty() && sources.fell_back.is_empty() {
+        return String::new();
+    }
+    let list = |what: &str, packages: &[String]| match packages {
+        [] => String::new(),
+        all => format!("{what}: {}\n", all.join(", ")),
+    };
+    let mut text = list("from a binary package host", &sources.binhost);
+    text.push_str(&list("built", &sources.built));
+    for one in &sources.fell_back {
+        text.push_str(&format!("{} was built: {}\n", one.package, one.why));
+    }
+    text
 }
 
 /// What is left for a person, a line each.

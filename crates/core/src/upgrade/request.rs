@@ -147,6 +147,6 @@ pub(super) fn options(session: &Session, manager: &Manager, request: &Request) -
     };
     let mut options = Options::parse(&all).map_err(bad)?;
     options.polite = session.config.upgrade.polite;
-    options.binhost = session.config.upgrade.binhost;
+    options.binhost = session.config.upgrade.binhost.then_some(true);
     Ok(options)
 }

@@ -302,6 +302,8 @@ impl Work<'_> {
         let build = &self.session.config.build;
         self.options.packages = Some(TARGET.to_owned());
         self.options.again = true;
+        // Its configuration is that of its clients, which fetch from here.
+        self.options.binhost = Some(false);
         // One that fails keeps no other from being built.
         self.options.keep_going = true;
         self.options.features = features(build);
@@ -323,7 +325,7 @@ impl Work<'_> {
             return Ok(());
         }
         self.enter(Phase::Fetch)?;
-        self.fetch(&planned)?;
+        let planned = self.fetch(planned)?;
         self.enter(Phase::Merge)?;
         self.merge(&planned)
     }

@@ -1,0 +1,93 @@
+//! Binary packages from other hosts: preferred where Portage is told to, and never a reason for an
+//! upgrade to fail. What a host does not give whole is built.
+
+use anyhow::{Result, bail};
+use be_portage::emerge;
+use be_portage::pretend::{Kind, Planned};
+
+use super::Work;
+use super::portage::is_merged;
+use crate::record::{FellBack, Sources};
+
+impl Work<'_> {
+    /// Fetch all that will be merged before anything is: better now than after twelve hours.
+    /// Gives what is merged then: what no host gives is built.
+    pub(super) fn fetch(&mut self, mut planned: Vec<Planned>) -> Result<Vec<Planned>> {
+        if !planned.iter().any(is_merged) {
+            return Ok(planned);
+        }
+        let mut fell = Vec::new();
+        loop {
+            let command = emerge::fetch(&self.options);
+            let Some(code) = self.tries(&command, &[0])? else {
+                self.note_sources(&planned, fell)?;
+                return Ok(planned);
+            };
+            // What has come, and is what the index and the signature say, is remote no more.
+            let left: Vec<Planned> = self.preview()?.into_iter().filter(is_remote).collect();
+            let known = self.options.from_source.len();
+            for package in &left {
+                self.give_up_on(package, &mut fell);
+            }
+            if self.options.from_source.len() == known {
+                bail!(
+                    "not all could be fetched (emerge --fetchonly: exit {code}); nothing was built"
+                );
+            }
+            // What is built needs more than what is only unpacked.
+            planned = self.preview()?;
+        }
+    }
+
+    /// Have a package built that did not come.
+    fn give_up_on(&mut self, package: &Planned, fell: &mut Vec<FellBack>) {
+        let Some(name) = package.cp() else { return };
+        if self.options.from_source.contains(&name) {
+            return;
+        }
+        let tries = self.session.config.upgrade.fetch_tries.max(1);
+        let why = match tries {
+            1 => "its binary package did not come whole and valid".to_owned(),
+            n => format!("its binary package did not come whole and valid in {n} tries"),
+        };
+        self.watch
+            .note(&format!("{} is built from source: {why}", package.package));
+        self.options.from_source.push(name);
+        fell.push(FellBack::new(package.package.clone(), why));
+    }
+
+    /// For the report.
+    fn note_sources(&mut self, planned: &[Planned], fell: Vec<FellBack>) -> Result<()> {
+        let mut sources = self.upgrade().sources.take().unwrap_or_default();
+        for package in planned.iter().filter(|p| is_merged(p)) {
+            let list = match package.kind {
+                _ if is_remote(package) => &mut sources.binhost,
+                Kind::Ebuild => &mut sources.built,
+                // What an upgrade before it has built, or fetched.
+                _ => continue,
+            };
+            if !list.contains(&package.package) {
+                list.push(package.package.clone());
+            }
+        }
+        // In an earlier attempt it may have come, or not.
+        let Sources {
+            binhost,
+            built,
+            fell_back,
+            ..
+        } = &mut sources;
+        for one in fell {
+            binhost.retain(|p| *p != one.package);
+            fell_back.retain(|f| f.package != one.package);
+            fell_back.push(one);
+        }
+        built.retain(|p| !binhost.contains(p));
+        self.upgrade().sources = Some(sources);
+        self.write_record()
+    }
+}
+
+fn is_remote(planned: &Planned) -> bool {
+    planned.kind == Kind::Binary && planned.flags.remote
+}
