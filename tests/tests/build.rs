@@ -293,8 +293,8 @@ fn a_dropped_connection_costs_an_upgrade_one_package_built() -> Result<()> {
     system.write("/etc/portage/binrepos.conf", repos.stdout)?;
     let quick = "FETCHCOMMAND=\"wget -t 1 -O \\\"\\${DISTDIR}/\\${FILE}\\\" \\\"\\${URI}\\\"\"\n";
     system.append("/etc/portage/make.conf", quick)?;
-    let done = system.be.run(&["--json", "upgrade", "new"]).done();
-    let sources = done.json()["sources"].clone();
+    let done = system.be.run(&["upgrade", "new"]).done();
+    let sources = system.record("new")?["upgrade"]["sources"].clone();
     assert_eq!(
         sources["binhost"],
         serde_json::json!(["app-misc/confy-2"]),
@@ -309,7 +309,16 @@ fn a_dropped_connection_costs_an_upgrade_one_package_built() -> Result<()> {
         sources["fell_back"][0]["package"], "app-misc/hello-2",
         "{sources}"
     );
-    done.says(&["trying again", "app-misc/hello-2 is built from source"]);
+    let done = done.says(&["trying again", "app-misc/hello-2 is built from source"]);
+    let told = [
+        "from a binary package host: app-misc/confy-2",
+        "built: app-misc/hello-2",
+    ];
+    assert!(
+        told.iter().all(|t| done.stdout.contains(t)),
+        "{}",
+        done.stdout
+    );
     assert!(server.broke.load(Ordering::SeqCst) >= 2);
     for package in ["app-misc/hello-2", "app-misc/confy-2"] {
         assert!(is_installed(&system.env("new", ""), package), "{package}");

@@ -338,21 +338,24 @@ fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) 
     args.extend(mode.iter().map(|&m| m.to_owned()));
     args.extend(targets.iter().cloned());
     let mut emerge = emerge(args);
-    let directory = options
-        .packages
-        .iter()
-        .map(|dir| ("PKGDIR".to_owned(), dir.clone()));
-    emerge.env.extend(directory);
-    for (name, value) in &mut emerge.env {
-        if name == "FEATURES" {
-            value.extend(options.features.iter().map(|f| format!(" {f}")));
-        }
-    }
-    emerge.env.extend(options.variables.iter().cloned());
+    add_variables(&mut emerge, options);
     match options.polite {
         true => emerge.polite(),
         false => emerge,
     }
+}
+
+/// Where packages are kept, and what else is asked for.
+fn add_variables(command: &mut Emerge, options: &Options) {
+    let directory = options.packages.iter();
+    let directory = directory.map(|dir| ("PKGDIR".to_owned(), dir.clone()));
+    command.env.extend(directory);
+    for (name, value) in &mut command.env {
+        if name == "FEATURES" {
+            value.extend(options.features.iter().map(|f| format!(" {f}")));
+        }
+    }
+    command.env.extend(options.variables.iter().cloned());
 }
 
 /// What every rebuild is told: a package that was built before is what is to be replaced.
@@ -434,18 +437,15 @@ pub fn sync() -> Emerge {
     emerge(["--ask=n", "--color=n", "--sync"].map(str::to_owned))
 }
 
-/// Write the index of the binary packages in this directory anew, from what is there.
+/// Write the index of the binary packages that are kept anew, from what is there.
 #[must_use]
-pub fn index(directory: &str, features: &[String]) -> Emerge {
-    let mut command = emerge([]);
-    command.args = ["emaint", "binhost", "--fix"].map(str::to_owned).to_vec();
-    for (name, value) in &mut command.env {
-        if name == "FEATURES" {
-            value.extend(features.iter().map(|f| format!(" {f}")));
-        }
-    }
-    let directory = ("PKGDIR".to_owned(), directory.to_owned());
-    command.env.push(directory);
+pub fn index(options: &Options) -> Emerge {
+    let args = ["emaint", "binhost", "--fix"];
+    let mut command = Emerge {
+        args: args.map(str::to_owned).to_vec(),
+        ..emerge([])
+    };
+    add_variables(&mut command, options);
     command
 }
 
@@ -461,6 +461,12 @@ pub fn pretend(options: &Options) -> Emerge {
 #[must_use]
 pub fn fetch(options: &Options) -> Emerge {
     packages(&["--fetchonly"], options)
+}
+
+/// Show where [`fetch`] would fetch from, and fetch nothing: what is there already is left out.
+#[must_use]
+pub fn fetch_list(options: &Options) -> Emerge {
+    packages(&["--pretend", "--fetchonly"], options)
 }
 
 /// Upgrade `@world`, or what the user named.

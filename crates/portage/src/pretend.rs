@@ -115,6 +115,29 @@ pub fn parse(text: &str) -> Vec<Planned> {
     strip_ansi(text).lines().filter_map(line).collect()
 }
 
+/// Whether the file of this binary package is among those that [`crate::emerge::fetch_list`]
+/// shows: a line is the address of a binary package (`_emerge/BinpkgFetcher.py`), or holds those
+/// of a source file. The file has the name and version, and the number of the build in most places.
+#[must_use]
+pub fn is_to_fetch(text: &str, planned: &Planned) -> bool {
+    let Some((category, pf)) = planned.package.split_once('/') else {
+        return false;
+    };
+    let build = planned.build_id.map(|build| format!("{pf}-{build}"));
+    let is_file = |file: &str| {
+        let stem = [".gpkg.tar", ".xpak", ".tbz2"]
+            .iter()
+            .find_map(|end| file.strip_suffix(end));
+        stem.is_some_and(|stem| stem == pf || Some(stem) == build.as_deref())
+    };
+    let is_address = |line: &&str| line.contains("://") && !line.contains(' ');
+    let text = strip_ansi(text);
+    text.lines().map(str::trim).filter(is_address).any(|line| {
+        let mut parts = line.split('/').rev();
+        parts.next().is_some_and(is_file) && parts.take(2).any(|part| part == category)
+    })
+}
+
 fn line(line: &str) -> Option<Planned> {
     let (head, rest) = line.trim_start().strip_prefix('[')?.split_once(']')?;
     let (word, letters) = head.split_once(' ').unwrap_or((head, ""));
@@ -348,6 +371,26 @@ Dependency resolution took 0.61 s (backtrack: 0/20).
         fn any_text_is_survived(text in "(\\[(ebuild|binary|blocks) |[ NRUD\\]\\[a/1:,-]|\\PC){0,40}") {
             let lines = text.lines().count();
             prop_assert!(parse(&text).len() <= lines);
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_fetched_is_known_by_its_file() {
+        let planned = &parse("[binary    gU  ] app-misc/hello-2-1 [1]")[0];
+        assert_eq!(planned.package, "app-misc/hello-2");
+        for (text, expected) in [
+            ("\nhttp://h:1/app-misc/hello/hello-2-1.gpkg.tar\n", true),
+            ("file:///srv/app-misc/hello-2.tbz2\n", true),
+            ("http://h/app-misc/hello/hello-2-2.gpkg.tar\n", false),
+            ("http://h/other/hello/hello-2-1.gpkg.tar\n", false),
+            (
+                "http://h/app-misc/hello-2.tar.gz http://i/hello-2.tar.gz\n",
+                false,
+            ),
+            (">>> app-misc/hello-2-1.gpkg.tar\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_to_fetch(text, planned), expected, "{text}");
         }
     }
 }

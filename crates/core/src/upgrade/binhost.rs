@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 use be_portage::emerge;
-use be_portage::pretend::{Kind, Planned};
+use be_portage::pretend::{Kind, Planned, is_to_fetch};
 
 use super::Work;
 use super::portage::is_merged;
@@ -23,8 +23,7 @@ impl Work<'_> {
                 self.note_sources(&planned, fell)?;
                 return Ok(planned);
             };
-            // What has come, and is what the index and the signature say, is remote no more.
-            let left: Vec<Planned> = self.preview()?.into_iter().filter(is_remote).collect();
+            let left = self.left_to_fetch(&planned)?;
             let known = self.options.from_source.len();
             for package in &left {
                 self.give_up_on(package, &mut fell);
@@ -37,6 +36,18 @@ impl Work<'_> {
             // What is built needs more than what is only unpacked.
             planned = self.preview()?;
         }
+    }
+
+    /// The binary packages that have not come, or are not what the index says.
+    fn left_to_fetch(&mut self, planned: &[Planned]) -> Result<Vec<Planned>> {
+        let from = self.log_length()?;
+        if self.emerge(&emerge::fetch_list(&self.options), |_| ())? != 0 {
+            return Ok(Vec::new());
+        }
+        let list = self.log_since(from)?;
+        let left = planned.iter().filter(|p| is_remote(p));
+        let left = left.filter(|p| is_to_fetch(&list, p));
+        Ok(left.cloned().collect())
     }
 
     /// Have a package built that did not come.

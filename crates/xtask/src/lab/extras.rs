@@ -16,8 +16,6 @@ use crate::temp;
 pub enum Extra {
     /// For who serves binary packages, and who fetches them: nginx, wget, gpg.
     Binhost,
-    /// For who compiles: gcc, ccache, distcc.
-    Compilers,
 }
 
 const MIRROR: &str = "http://deb.debian.org/debian";
@@ -42,14 +40,12 @@ impl Extra {
     fn name(self) -> &'static str {
         match self {
             Self::Binhost => "binhost",
-            Self::Compilers => "compilers",
         }
     }
 
     fn packages(self) -> &'static str {
         match self {
             Self::Binhost => "gpg,gpg-agent,gpgv,wget,ca-certificates,nginx-light",
-            Self::Compilers => "gcc,libc6-dev,ccache,distcc",
         }
     }
 

@@ -140,8 +140,14 @@ impl Binhost {
         Ok((text, index))
     }
 
-    /// Have what was published where Portage builds, too: nothing is built again.
+    /// Have what was published where Portage builds, too: nothing is built again. What Portage
+    /// was writing when it was killed goes.
     pub(super) fn take_back(&self) -> Result<()> {
+        for path in files(&self.packages)? {
+            if !is_package(&path) {
+                self.packages.remove_file(&path)?;
+            }
+        }
         for entry in self.index()?.entries {
             let own = Path::new(PACKAGES).join(&entry.path);
             if self.dir.is_file(&entry.path)? && !self.dir.exists(&own)? {
@@ -169,6 +175,22 @@ impl Binhost {
             self.packages.remove_file(&entry.path)?;
         }
         Ok(())
+    }
+
+    /// An index in which something is missing is not published: Portage leaves out what it cannot
+    /// read, or verify.
+    pub(super) fn all_are_known(&self) -> Result<()> {
+        let known = paths(&self.built()?.1);
+        let all = files(&self.packages)?;
+        match all.iter().find(|p| is_package(p) && !known.contains(*p)) {
+            None => Ok(()),
+            Some(path) => anyhow::bail!(
+                "Portage finds no valid package in {}/{PACKAGES}/{}: nothing was published; be log \
+                 says why, and without the file it is built again",
+                self.path,
+                path.display()
+            ),
+        }
     }
 
     /// Publish what is built, as Portage's index there has it.
@@ -299,6 +321,12 @@ fn paths(index: &Index) -> BTreeSet<PathBuf> {
         .iter()
         .map(|e| e.path.clone().into())
         .collect()
+}
+
+/// Whether it is a whole package: while Portage writes one, it has another name.
+fn is_package(path: &Path) -> bool {
+    let name = path.as_os_str().as_encoded_bytes();
+    name.ends_with(b".gpkg.tar") || name.ends_with(b".xpak")
 }
 
 /// The files of packages: those in directories of directories, as Portage has them. What else

@@ -265,6 +265,10 @@ fn variables(build: &config::Build) -> Vec<(String, String)> {
     if !build.sign.is_empty() {
         variables.push(("BINPKG_GPG_SIGNING_KEY".into(), build.sign.clone()));
         variables.push(("BINPKG_GPG_SIGNING_GPG_HOME".into(), GPG_HOME.into()));
+        // Portage verifies what it has signed: by the same directory, which root alone may read.
+        variables.push(("BINPKG_GPG_VERIFY_GPG_HOME".into(), GPG_HOME.into()));
+        variables.push(("GPG_VERIFY_USER_DROP".into(), "root".into()));
+        variables.push(("GPG_VERIFY_GROUP_DROP".into(), "root".into()));
     }
     variables
 }
@@ -295,6 +299,7 @@ impl Work<'_> {
         }
         host.forget_old()?;
         self.write_index()?;
+        host.all_are_known()?;
         host.publish().context("cannot publish")
     }
 
@@ -315,6 +320,8 @@ impl Work<'_> {
             in_store: false,
         });
         self.binds = binds;
+        // A lock of the configuration has its place here: what is written to `LOCK_FILE` in
+        // `host.packages` now is published beside the index of what is built with it.
         host.take_back()
     }
 
@@ -332,7 +339,7 @@ impl Work<'_> {
 
     /// Have Portage write the index of what is there now.
     fn write_index(&mut self) -> Result<()> {
-        let command = emerge::index(TARGET, &self.options.features.clone());
+        let command = emerge::index(&self.options);
         match self.emerge(&command, |_| ())? {
             0 => Ok(()),
             code => bail!("the index could not be written (emaint binhost: exit {code})"),
