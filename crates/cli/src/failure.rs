@@ -3,9 +3,8 @@
 use std::io;
 
 use be_core::refusal::{NothingToDo, Refusal, exit};
-use be_core::upgrade::{LiveFailed, SyncFailed, UpgradeFailed};
 use be_core::upgrade::build::BuildFailed;
-use be_core::upgrade::{SyncFailed, UpgradeFailed};
+use be_core::upgrade::{LiveFailed, SyncFailed, UpgradeFailed};
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -43,8 +42,7 @@ impl Failure {
                 false => exit::NOT_BOOTABLE,
             };
         }
-        if self.find::<LiveFailed>().is_some() {
-        if self.find::<BuildFailed>().is_some() {
+        if self.find::<LiveFailed>().is_some() || self.find::<BuildFailed>().is_some() {
             return exit::UPGRADE_FAILED;
         }
         match self.io_kind() {
@@ -78,6 +76,8 @@ impl Failure {
             return failed.to_string();
         }
         if let Some(failed) = self.find::<LiveFailed>() {
+            return failed.to_string();
+        }
         if let Some(failed) = self.find::<BuildFailed>() {
             return failed.to_string();
         }
@@ -96,6 +96,8 @@ impl Failure {
             return Some(failed.hint());
         }
         if let Some(failed) = self.find::<LiveFailed>() {
+            return Some(failed.hint());
+        }
         if let Some(failed) = self.find::<BuildFailed>() {
             return Some(failed.hint());
         }

@@ -57,14 +57,10 @@ impl Work<'_> {
         make(self.session, &key).context("cannot make room for what is built")?;
         drop(lock);
         self.options.packages = Some(TARGET.to_owned());
-        self.built = Some(place(&key));
-        let source = Path::new(Paths::BUILT).join(key);
+        let bind = place(&key);
         self.built = Some(Built {
-            dir: self.session.store.dir.sub(&source)?,
-            bind: Bind {
-                source,
-                target: TARGET.into(),
-            },
+            dir: self.session.store.dir.sub(&bind.source)?,
+            bind,
             in_store: true,
         });
         Ok(())

@@ -127,7 +127,7 @@ pub fn run(
     watch: &mut dyn Watch,
 ) -> Result<Published> {
     is_due(session, request)?;
-    let upgrades = claim(session, request.wait, interrupted, watch)?;
+    let _upgrades = claim(session, request.wait, interrupted, watch)?;
     let lock = session.store.lock_within(PATIENCE)?;
     for note in sweep(session, &lock)? {
         watch.note(&note);
@@ -146,7 +146,7 @@ pub fn run(
     for note in execute(session, inv, &plan, &lock)?.notes {
         watch.note(&note);
     }
-    let claims = (session.store.claim(&planned.name)?, upgrades);
+    let claim = session.store.claim(&planned.name)?;
     drop(lock);
     if cut {
         host.forget_unpublished()?;
@@ -167,8 +167,9 @@ pub fn run(
         pretend: false,
         at: None,
         noted: journal::Noted::default(),
+        made: None,
         supervisor: None,
-        claims,
+        claim,
     };
     work.begin_report(&as_upgrade, matches!(request.kind, Kind::Continue));
     match work.build(request, &host) {
@@ -210,6 +211,7 @@ fn as_upgrade(request: &Build, record: &Record) -> Request {
         wait: request.wait,
         no_gates: Vec::new(),
         depclean: false,
+        live: false,
         options: upgrade.map(|u| u.options.clone()).unwrap_or_default(),
         now: request.now,
     }
