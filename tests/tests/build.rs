@@ -108,6 +108,12 @@ fn what_fails_is_held_mended_and_continued() -> Result<()> {
         .run(&["build", "continue"])
         .exits(3)
         .says(&["be build run"]);
+    // Nothing is made for what is no build.
+    for bad in [&["--", "--depclean"][..], &["--packages", "srv"]] {
+        let refused = farm.be.run(&[&["build", "run"][..], bad].concat());
+        assert!([2, 3].contains(&refused.code), "{}", refused.stderr);
+    }
+    assert_eq!(farm.subvolume_paths()?, ["@"]);
     let sendmail = farm.dir().join("bin/sendmail");
     fs::create_dir_all(farm.dir().join("bin"))?;
     fs::write(&sendmail, "#!/bin/sh\ncat >\"$(dirname \"$0\")/../mail\"\n")?;

@@ -138,7 +138,7 @@ pub fn run(
     if matches!(request.kind, Kind::Continue) {
         unused(session, &inv, &planned.name)?;
     }
-    for note in note.into_iter().chain(plan.notes.clone()) {
+    if let Some(note) = note {
         watch.note(&note);
     }
     let place = planned.builder.as_ref().map(|b| b.packages.clone());

@@ -4,7 +4,7 @@ use anyhow::Result;
 use chrono::{DateTime, FixedOffset, TimeDelta};
 
 use super::binhost::inside;
-use super::{Build, Kind};
+use super::{Build, Kind, as_upgrade, options};
 use crate::config::Span;
 use crate::host;
 use crate::manager::Manager;
@@ -40,10 +40,13 @@ pub fn is_held(env: &Environment, hold: Span, now: DateTime<FixedOffset>) -> boo
 /// # Errors
 /// Every rule that forbids it.
 pub fn plan(session: &Session, inv: &Inventory, request: &Build) -> Result<(Record, Plan)> {
-    match &request.kind {
+    let (record, plan) = match &request.kind {
         Kind::New { name, origin } => new(session, inv, request, name.as_ref(), origin.as_ref()),
         Kind::Continue => continued(inv),
-    }
+    }?;
+    // Before anything is made.
+    options(session, &Manager::Portage, &as_upgrade(request, &record))?;
+    Ok((record, plan))
 }
 
 fn new(
