@@ -480,8 +480,9 @@ pub fn upgrade(options: &Options) -> Emerge {
 /// Upgrade `@world`, or what the user named, from finished packages in `options.packages` and
 /// nothing else, or show what that would come to. What was built again is installed again.
 ///
-/// Every package is written to disk when all are there, and not one by one: the time in which
-/// the system is neither old nor new is what counts.
+/// The time in which the system is neither old nor new is what counts: all that can be unpacked
+/// is, side by side, before the first is merged (`merge-wait`, which wants two jobs), and what is
+/// merged is written to disk at the end, and not package by package.
 #[must_use]
 pub fn from_packages(options: &Options, jobs: usize, pretend: bool) -> Emerge {
     let only = Options {
@@ -489,18 +490,17 @@ pub fn from_packages(options: &Options, jobs: usize, pretend: bool) -> Emerge {
         polite: false,
         ..options.clone()
     };
-    let jobs = format!("--jobs={jobs}");
+    let jobs = format!("--jobs={}", jobs.max(2));
     let mut mode = vec!["--usepkgonly=y", "--getbinpkg=n", "--rebuilt-binaries=y"];
     match pretend {
         true => mode.extend(["--pretend", "--quiet=n", "--verbose=n"]),
-        // Unpacked side by side; merged one after the other all the same.
         false => mode.push(&jobs),
     }
     let mut emerge = packages(&mode, &only);
     emerge.env.retain(|(k, _)| k != "FEATURES");
     emerge.env.push((
         "FEATURES".to_owned(),
-        "-merge-sync observability -unknown-features-warn".to_owned(),
+        "-merge-sync merge-wait parallel-install observability -unknown-features-warn".to_owned(),
     ));
     let directory = options.packages.iter();
     emerge

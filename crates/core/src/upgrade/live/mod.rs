@@ -4,6 +4,7 @@
 //! It is the one command that writes to the running system, so what it was is cloned just
 //! before; and only what was built for the very packages that are installed is merged.
 
+mod begun;
 mod failed;
 mod unchanged;
 mod window;

@@ -2,12 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use be_btrfs::Root;
 use be_portage::diff::diff;
 use be_portage::emerge::{self, Emerge, Options};
 use be_portage::pretend::{self, Planned};
@@ -15,10 +13,11 @@ use be_portage::vdb::Installed;
 use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
 use super::super::built;
-use super::super::portage::{EMERGE_LOG, OUTPUT, is_merged};
+use super::super::portage::{OUTPUT, is_merged};
 use super::super::report::later;
 use super::super::request::options;
 use super::super::{PATIENCE, Request, Watch};
+use super::begun::Begun;
 use super::{Live, LiveFailed, unchanged};
 use crate::chroot::{Beside, Bind, Interrupted, Output, exit_code, wait};
 use crate::execute::execute;
@@ -26,7 +25,6 @@ use crate::log;
 use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
 use crate::name::EnvName;
-use crate::observe::MAX_TEXT;
 use crate::old_code::{self, OldCode};
 use crate::plan::{self, Plan, Step};
 use crate::prune;
@@ -186,7 +184,7 @@ impl Merge<'_> {
         };
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let command = emerge::from_packages(&self.options, jobs, false);
-        let mut begun = Begun::new(self.session)?;
+        let mut begun = Begun::new(self.session, planned)?;
         let code = self
             .emerge(&inv, &command, || begun.look())
             .map_err(|e| failed(format!("{e:#}")))?;
@@ -323,45 +321,6 @@ impl Merge<'_> {
         let most = self.log_length().saturating_sub(from).min(OUTPUT);
         let bytes = log::tail(&self.session.store, &path, most)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-}
-
-/// When the first package was begun: before that emerge only computes.
-struct Begun {
-    /// The running system.
-    root: Root,
-    /// How long its log was before, in bytes.
-    from: u64,
-    at: Option<Instant>,
-}
-
-impl Begun {
-    fn new(session: &Session) -> Result<Self> {
-        let root = session.root.try_clone()?;
-        let from = root.metadata(EMERGE_LOG).map_or(0, |m| m.size);
-        Ok(Self {
-            root,
-            from,
-            at: None,
-        })
-    }
-
-    /// Whether it is logged by now.
-    fn look(&mut self) {
-        if self.at.is_none() {
-            let file = self.root.file(EMERGE_LOG).ok();
-            let said = file.and_then(|mut file| {
-                let mut said = Vec::new();
-                file.seek(SeekFrom::Start(self.from)).ok()?;
-                file.take(MAX_TEXT).read_to_end(&mut said).ok()?;
-                Some(String::from_utf8_lossy(&said).contains(">>> emerge ("))
-            });
-            self.at = said.unwrap_or(false).then(Instant::now);
-        }
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 }
 
