@@ -484,3 +484,36 @@ fn what_is_kept_what_is_shown_and_what_is_not_begun() -> Result<()> {
     assert!(!strong.menu()?.contains("/@be/bare/"));
     Ok(())
 }
+
+/// Whole systems, and what takes long.
+mod thorough {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root, loop devices and the lab"]
+    fn a_strong_machine_upgrades_the_environment_of_a_weak_one() -> Result<()> {
+        let (weak, strong) = (System::adopted_lab()?, System::adopted_lab()?);
+        weak.set_world(&["app-misc/hello", "dev-libs/libgreet", "app-misc/greeter"])?;
+        let running = weak.running()?;
+        weak.send_to(&strong, &["default"], &["weak"])?.done();
+        let sent = weak.kept("default", "sent", "root")?;
+        assert_eq!(
+            sent.diff(&strong.kept("weak", "received", "root")?),
+            NOTHING
+        );
+        strong.be.run(&["check", "weak"]).done();
+        let upgrade = ["upgrade", "new", "-e", "weak", "--no-activate"];
+        strong.be.run(&upgrade).done();
+        strong
+            .send_to(&weak, &["new", "--since", "weak"], &[])?
+            .done();
+        let sent = strong.kept("new", "sent", "root")?;
+        assert_eq!(sent.diff(&weak.kept("new", "received", "root")?), NOTHING);
+        ensure!(weak.env("new", "var/db/pkg/app-misc/hello-2").is_dir());
+        assert_eq!(running.diff(&weak.running()?), NOTHING);
+        weak.be.run(&["check", "new"]).done();
+        weak.be.run(&["activate", "new"]).done();
+        weak.sound_menu()?;
+        Ok(())
+    }
+}
