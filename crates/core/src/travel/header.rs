@@ -120,6 +120,14 @@ impl Header {
             return Some("two subvolumes have one place".into());
         }
         let uuid = |text: &str| text.parse::<Uuid>().is_ok_and(|uuid| !uuid.is_nil());
+        if !uuid(&self.filesystem) {
+            return Some("the UUID of its filesystem is damaged".into());
+        }
+        // They are shown, on terminals and in menus.
+        let shown = |text: &str| text.len() <= 1000 && !text.contains(char::is_control);
+        if !shown(&self.host) || !shown(&self.description) {
+            return Some("a text in it cannot be shown".into());
+        }
         for sent in all {
             let mount = &sent.mount;
             if !is_mount(mount) {
@@ -174,8 +182,9 @@ pub(super) mod tests {
             "schema": 1,
             "name": "x",
             "sent": "2026-11-20T01:02:03+01:00",
-            "filesystem": "c1d2",
+            "filesystem": "00000000-0000-0000-0000-00000000000f",
             "later": "fields are no error",
+            "description": "",
             "subvolumes": [
                 { "mount": "/", "policy": "cloned", "generation": 7,
                   "uuid": "00000000-0000-0000-0000-000000000001",
@@ -201,10 +210,12 @@ pub(super) mod tests {
 
     #[test]
     fn what_could_lead_elsewhere_is_refused() {
-        let bad: [(&str, Value); 15] = [
+        let bad: [(&str, Value); 17] = [
             ("/name", json!("../x")),
             ("/name", json!("")),
             ("/schema", json!("x")),
+            ("/filesystem", json!("x")),
+            ("/description", json!("\u{1b}[2J")),
             ("/subvolumes", json!([])),
             ("/subvolumes/0/mount", json!("/usr")),
             ("/subvolumes/1/mount", json!("/")),
