@@ -103,3 +103,332 @@ fn what_made_an_environment_stays_whatever_becomes_of_it() -> Result<()> {
     ensure!(out.error().contains("the lock of other") && out.error().contains("line 2"));
     Ok(())
 }
+
+const UPSTREAM: &str = "/srv/lab/gentoo.git";
+
+/// A package with USE flags that its files tell of.
+const FLAGGED: &str = "EAPI=8\nDESCRIPTION=x\nS=\"${WORKDIR}\"\nSLOT=0\nLICENSE=MIT\n\
+    KEYWORDS=amd64\nIUSE=\"+nls doc\"\n\
+    src_install() {\n\tinsinto /usr/share/${PN}\n\techo ${PV} >\"${T}\"/version || die\n\
+    \tdoins \"${T}\"/version\n\tuse nls && newins \"${T}\"/version nls\n\
+    \tuse doc && newins \"${T}\"/version doc\n\ttrue\n}\n";
+
+fn sh(system: &System, script: &str) -> Result<String> {
+    let script = format!("set -e; export HOME=/root; {script}");
+    system.chroot().run(&["bash", "-c", &script])
+}
+
+/// A day passes upstream: these ebuilds come. The commit is the same on every machine.
+fn release(system: &System, day: u32, ebuilds: &[(&str, &str)]) -> Result<()> {
+    let mut files = String::new();
+    for (path, text) in ebuilds {
+        files += &format!("mkdir -p $(dirname {path}); cat >{path} <<'END'\n{text}END\n");
+    }
+    let date = format!("2025-01-{day:02}T00:00:00Z");
+    sh(
+        system,
+        &format!(
+            "export GIT_AUTHOR_DATE={date} GIT_COMMITTER_DATE={date}; rm -rf /tmp/work; \
+             git clone -q {UPSTREAM} /tmp/work; cd /tmp/work\n{files}git add -A; \
+             git -c user.name=x -c user.email=x@x commit -qm {day}; git push -q origin HEAD; \
+             rm -rf /tmp/work"
+        ),
+    )
+    .map(drop)
+}
+
+/// The machine that others are to be like: with the packages of the first day, a flag of its own,
+/// and an environment `made`. Gives its lock.
+fn first(slow: u32) -> Result<(System, String)> {
+    let system = System::adopted_lab()?;
+    day_one(&system)?;
+    let world = [
+        "app-misc/flagged",
+        "app-misc/greeter",
+        "app-misc/hello",
+        "app-misc/slow",
+    ];
+    system.set_world(&world)?;
+    system.set_slow(slow)?;
+    system.write("/etc/portage/package.use/flagged", "app-misc/flagged doc\n")?;
+    system.be.run(&["upgrade", "made"]).done();
+    let text = system.be.run(&["lock", "made"]).done().stdout;
+    Ok((system, text))
+}
+
+fn day_one(system: &System) -> Result<()> {
+    let ebuilds = [
+        ("app-misc/flagged/flagged-1.ebuild", FLAGGED),
+        ("app-misc/extra/extra-1.ebuild", FLAGGED),
+    ];
+    release(system, 1, &ebuilds)
+}
+
+/// Another machine: of a later day, with other packages, another flag, another world, and the
+/// repository as a shallow checkout.
+fn second() -> Result<System> {
+    let system = System::adopted_lab()?;
+    day_one(&system)?;
+    let ebuilds = [
+        ("app-misc/flagged/flagged-2.ebuild", FLAGGED),
+        ("app-misc/hello/hello-3.ebuild", FLAGGED),
+    ];
+    release(&system, 2, &ebuilds)?;
+    system.write("/etc/portage/package.use", "app-misc/flagged -nls\n")?;
+    let repo = "/var/db/repos/gentoo";
+    sh(
+        &system,
+        &format!(
+            "rm -rf {repo}; git clone -q --depth 1 file://{UPSTREAM} {repo}; \
+             emerge --ask=n --color=n app-misc/flagged app-misc/extra app-misc/hello; \
+             rm -rf /var/tmp/portage"
+        ),
+    )?;
+    Ok(system)
+}
+
+/// The file of a lock on the host.
+fn file(system: &System, text: &str) -> Result<String> {
+    let path = system.dir().join("machine.lock");
+    std::fs::write(&path, text)?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// The paths of all packages of an environment, with what each of them is.
+fn paths(system: &System, name: &str) -> Result<Vec<String>> {
+    let db = system.env(name, "/var/db/pkg");
+    let mut all = Vec::new();
+    for category in std::fs::read_dir(db)? {
+        for package in std::fs::read_dir(category?.path())? {
+            let package = package?.path();
+            let text = std::fs::read_to_string(package.join("CONTENTS")).unwrap_or_default();
+            for line in text.lines() {
+                let mut words = line.split(' ');
+                let (kind, path) = (words.next(), words.next());
+                all.push(format!("{} {kind:?} {path:?}", package.display()));
+            }
+        }
+    }
+    let home = system.env(name, "").to_string_lossy().into_owned();
+    let mut all: Vec<String> = all.iter().map(|line| line.replace(&home, "")).collect();
+    all.sort();
+    Ok(all)
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn the_same_lock_gives_the_same_on_another_machine() -> Result<()> {
+    let (one, text) = first(0)?;
+    let other = second()?;
+    let file = file(&other, &text)?;
+    let wanted: Value = serde_json::from_str(&text)?;
+    let before = other.running()?;
+
+    let told = other.be.run(&["diff", "--lock", &file]).done().stdout;
+    for line in [
+        "app-misc/flagged:0: app-misc/flagged-1 -> app-misc/flagged-2",
+        "USE of app-misc/flagged-2: -doc -nls",
+        "app-misc/extra:0: added (app-misc/extra-1)",
+        "/etc/portage/package.use: a directory -> a file",
+        "world: +app-misc/confy +app-misc/extra +sys-kernel/lab-kernel -app-misc/slow",
+    ] {
+        ensure!(told.contains(line), "{line}: {told}");
+    }
+    let shown = other
+        .be
+        .run(&["-n", "upgrade", "--lock", &file])
+        .done()
+        .stdout;
+    ensure!(
+        shown.contains("commits of the lock") && !shown.contains("synchronise"),
+        "{shown}"
+    );
+    let pretended = other
+        .be
+        .run(&["upgrade", "--lock", &file, "--pretend"])
+        .done()
+        .stdout;
+    ensure!(pretended.contains("app-misc/flagged 2 -> 1"), "{pretended}");
+    ensure!(other.listed("same").is_none());
+
+    let done = other.be.run(&["upgrade", "--lock", &file, "same"]).done();
+    ensure!(
+        !done.stdout.contains("not as in the lock"),
+        "{}",
+        done.stdout
+    );
+    ensure!(other.running()? == before, "the running system was written");
+    ensure!(other.menu_default()? == "same");
+    let made = lock(&other, &["same"])?;
+    ensure!(made["recorded"] == true);
+    for part in [
+        "repositories",
+        "configuration",
+        "profile",
+        "world",
+        "world_sets",
+        "settings",
+    ] {
+        ensure!(made[part] == wanted[part], "{part}: {}", made[part]);
+    }
+    let plain = |lock: &Value| {
+        let mut packages = lock["packages"].clone();
+        for package in packages.as_array_mut().into_iter().flatten() {
+            // The one thing that is documented to be another.
+            package["build_time"].take();
+        }
+        packages
+    };
+    ensure!(plain(&made) == plain(&wanted), "{}", made["packages"]);
+    ensure!(paths(&other, "same")? == paths(&one, "made")?);
+    let none = other
+        .be
+        .run(&["diff", "--lock", &file, "same"])
+        .done()
+        .stdout;
+    ensure!(none.starts_with("nothing differs"), "{none}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn every_deviation_from_a_lock_is_named() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.write("/etc/portage/package.use/x", "app-misc/hello nls\n")?;
+    let text = system.be.run(&["lock"]).done().stdout;
+    let file = file(&system, &text)?;
+    let diff = |args: &[&str]| {
+        system
+            .be
+            .run(&[&["diff", "--lock", &file], args].concat())
+            .done()
+    };
+    ensure!(diff(&[]).stdout.starts_with("nothing differs"));
+    system.write("/etc/portage/package.use/x", "app-misc/hello -nls\n")?;
+    system.append("/etc/portage/make.conf", "CFLAGS=\"-O3\"\nUSE=\"nls\"\n")?;
+    sh(
+        &system,
+        "chmod 600 /etc/portage/repos.conf/gentoo.conf; cd /var/db/repos/gentoo; \
+         cp -a profiles/lab profiles/other; git add -A; \
+         git -c user.name=x -c user.email=x@x commit -qm x; \
+         ln -sfn /var/db/repos/gentoo/profiles/other /etc/portage/make.profile; \
+         ln -s nowhere /etc/portage/link; echo app-misc/slow >>/var/lib/portage/world",
+    )?;
+    let told = diff(&[]).stdout;
+    for line in [
+        "\nrepository gentoo: ",
+        "\n/etc/portage/package.use/x: content\n",
+        "\n/etc/portage/repos.conf/gentoo.conf: mode 0644 -> 0600\n",
+        "\n/etc/portage/link: added (a link)\n",
+        "\n/etc/portage/make.profile: link to /var/db/repos/gentoo/profiles/lab -> /var/db",
+        "\nprofile: gentoo:lab -> gentoo:other\n",
+        "\nworld: +app-misc/slow\n",
+        "\nUSE: +nls\n",
+        "\nCFLAGS: added (\"-O3\")\n",
+    ] {
+        ensure!(told.contains(line), "{line}: {told}");
+    }
+    let json = diff(&["--json"]).json();
+    ensure!(
+        json["same"] == false && json["configuration_same"] == false,
+        "{json}"
+    );
+    ensure!(
+        json["differences"]
+            .as_array()
+            .is_some_and(|all| all.len() == 10),
+        "{json}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_cannot_be_had_or_must_not_be_is_refused_before_anything_is_built() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.write("/etc/portage/package.use/x", "app-misc/hello nls\n")?;
+    let text = system.be.run(&["lock"]).done().stdout;
+    let value: Value = serde_json::from_str(&text)?;
+    let commit = value["repositories"][0]["state"]["git"]["commit"].as_str();
+    let commit = commit.context("no commit")?;
+    let before = (system.running()?, system.subvolumes()?, system.host()?);
+    let refused = |text: &str, code: i32, words: &[&str]| -> Result<()> {
+        let file = file(&system, text)?;
+        let out = system
+            .be
+            .run(&["-q", "upgrade", "--lock", &file, "new"])
+            .exits(code);
+        for word in words {
+            ensure!(out.error().contains(word), "{word}: {}", out.stderr);
+        }
+        Ok(())
+    };
+    let nowhere = "f".repeat(40);
+    let gone = text.replace(commit, &nowhere);
+    refused(&gone, 3, &[&nowhere, "gentoo", "cannot be had"])?;
+    let dirty = text.replace("\"modified\": false", "\"modified\": true");
+    refused(&dirty, 3, &["recorded with changes"])?;
+    let later = text.replace("be-lock/v1", "be-lock/v2");
+    refused(&later, 3, &["be-lock/v1", "line 2"])?;
+    refused(&text[..200], 3, &["EOF", "line"])?;
+    for path in ["/etc/portage/../shadow", "/etc/shadow", "etc/portage/x"] {
+        let evil = text.replace("/etc/portage/package.use/x", path);
+        refused(&evil, 3, &["below /etc/portage", "line"])?;
+    }
+    // A link that what follows would be written through.
+    let dir = "\"path\": \"/etc/portage/package.use\",\n        \"kind\": \"directory\",\n        \
+               \"mode\": \"0755\"";
+    ensure!(text.contains(dir), "{text}");
+    let link = dir
+        .replace("directory", "link")
+        .replace("\"mode\": \"0755\"", "\"target\": \"/etc\"");
+    refused(
+        &text.replace(dir, &link),
+        3,
+        &["package.use/x", "no directory of the lock"],
+    )?;
+    let own = file(&system, &text)?;
+    let named = system.be.run(&[
+        "-q",
+        "upgrade",
+        "--lock",
+        &own,
+        "new",
+        "--",
+        "app-misc/hello",
+    ]);
+    ensure!(named.exits(2).error().contains("app-misc/hello"));
+    ensure!(system.running()? == before.0 && system.subvolumes()? == before.1);
+    ensure!(system.leftovers().is_empty() && system.listed("new").is_none());
+    let changed = system.host_changes(&before.2)?;
+    ensure!(changed.is_empty(), "{changed:?}");
+
+    // Work that is in no commit would be lost.
+    system.write("/var/db/repos/gentoo/mine", "x")?;
+    refused(&text, 3, &["changes of its own", "/var/db/repos/gentoo"])?;
+    ensure!(system.listed("new").is_none());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_was_cut_off_goes_on_with_its_lock() -> Result<()> {
+    let (_one, text) = first(4)?;
+    let other = second()?;
+    let mut file = file(&other, &text)?;
+    let mut upgrade = other.be.start(&["upgrade", "--lock", &file, "same"])?;
+    upgrade.until("a build", || other.builds_slow("same").then_some(()))?;
+    upgrade.signal(nix::sys::signal::Signal::SIGKILL)?;
+    let _killed = upgrade.end()?;
+    other.quiet_within(be_tests::system::GONE)?;
+    std::fs::remove_file(&file)?;
+    other.be.run(&["upgrade", "--continue", "same"]).done();
+    file = self::file(&other, &text)?;
+    let none = other
+        .be
+        .run(&["diff", "--lock", &file, "same"])
+        .done()
+        .stdout;
+    ensure!(none.starts_with("nothing differs"), "{none}");
+    Ok(())
+}

@@ -298,6 +298,9 @@ pub struct Upgrade {
     /// What it was made from: repositories, configuration, world, options; a hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
+    /// The digest of the lock that it is made from, which lies in its log/wanted.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
     /// Packages (`category/name-version`) that failed and have to be merged again, even
     /// if Portage says that they are installed: a failed pkg_postinst leaves them so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -422,6 +425,7 @@ impl Upgrade {
             activate: None,
             trial: None,
             inputs: None,
+            lock: None,
             failed: Vec::new(),
             chores: Vec::new(),
             depclean: false,

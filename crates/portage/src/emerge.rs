@@ -214,6 +214,12 @@ impl Emerge {
 }
 
 impl Options {
+    /// Packages and sets that the user named.
+    #[must_use]
+    pub fn targets(&self) -> &[String] {
+        &self.targets
+    }
+
     /// Take what the user wrote after `--`, to be handed to `emerge` as it is.
     ///
     /// If it names packages or sets, those are upgraded instead of `@world`.
@@ -408,22 +414,6 @@ pub fn packed(package: &str, directory: &str, pretend: bool) -> Emerge {
     emerge
 }
 
-/// Remove this package (`category/name-version`) if nothing needs it.
-#[must_use]
-pub fn remove_unneeded(package: &str) -> Emerge {
-    let args = [
-        "--ignore-default-opts",
-        "--depclean",
-        "--ask=n",
-        "--color=n",
-    ];
-    emerge(
-        args.map(str::to_owned)
-            .into_iter()
-            .chain([format!("={package}")]),
-    )
-}
-
 /// Remove what nothing needs any more, but none of these (`category/name`).
 pub(crate) fn depclean(kept: &[String]) -> Emerge {
     let args = ["--depclean", "--ask=n", "--color=n"].map(str::to_owned);
@@ -519,6 +509,44 @@ pub fn again(options: &Options, package: &str, from_binary: bool) -> Emerge {
         false => &["--usepkg=n"],
     };
     merge(&["--oneshot"], last, &[format!("={package}")], options)
+}
+
+/// How far `emerge` goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// As [`pretend`].
+    Pretend,
+    /// As [`fetch`].
+    Fetch,
+    /// All the way.
+    Merge,
+}
+
+/// Merge exactly these (`=category/name-version:slot::repository`), which nobody has to want, and
+/// nothing that is newer: what they need is among them or installed. What was built against
+/// something that they replace is built again, as Portage always does.
+#[must_use]
+pub fn exactly(options: &Options, atoms: &[String], step: Step) -> Emerge {
+    let mode: &[&str] = match step {
+        Step::Pretend => &["--pretend", "--quiet=n", "--verbose=n"],
+        Step::Fetch => &["--fetchonly"],
+        Step::Merge => &[],
+    };
+    // No suggestion of Portage is to change what was recorded.
+    merge(&["--oneshot", "--autounmask=n"], mode, atoms, options)
+}
+
+/// Remove those of these packages (`category/name-version`) that nothing needs.
+#[must_use]
+pub fn remove(packages: &[String]) -> Emerge {
+    let args = [
+        "--ignore-default-opts",
+        "--depclean",
+        "--ask=n",
+        "--color=n",
+    ];
+    let args = args.map(str::to_owned).into_iter();
+    emerge(args.chain(packages.iter().map(|package| format!("={package}"))))
 }
 
 /// How an `emerge` ended.

@@ -1,5 +1,7 @@
 //! `be upgrade`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use be_core::chroot::Interrupted;
 use be_core::config::Unbooted;
@@ -8,6 +10,7 @@ use be_core::manager::{self, Manager};
 use be_core::menu::Written;
 use be_core::name::{EnvName, Named};
 use be_core::portage::pretend::Planned;
+use be_core::refusal::exit;
 use be_core::upgrade::{self, Kind, Outcome as Upgraded, Pretended, Request};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
@@ -17,6 +20,7 @@ pub(super) mod unattended;
 
 use self::show::Show;
 use super::activate::{self, Trial};
+use super::diff::locked;
 use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
@@ -86,6 +90,14 @@ pub struct Args {
         conflicts_with_all = ["activate", "no_activate", "trial", "origin", "unattended", "depclean"]
     )]
     live: bool,
+    /// Make it as this lock says, which be lock has printed: repositories at its commits, its
+    /// configuration and its packages. Exit code 7 if it did not come out the same.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["continued", "unattended", "unbooted", "depclean"]
+    )]
+    lock: Option<PathBuf>,
     /// Options and packages for emerge, or for another package manager.
     #[arg(last = true, value_name = "EMERGE-OPTION")]
     options: Vec<String>,
@@ -123,6 +135,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             origin: args.origin.clone(),
         },
     };
+    let lock = args.lock.as_deref().map(super::lock::read).transpose()?;
     let request = Request {
         kind,
         pretend: args.pretend,
@@ -142,6 +155,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         no_gates: args.no_gates.clone(),
         depclean: args.depclean,
         live: args.live,
+        lock: lock.map(Box::new),
         options: args.options.clone(),
         now: ctx.now,
     };
@@ -194,12 +208,17 @@ fn outcome(done: Upgraded, pruned: Vec<String>) -> Result<Outcome> {
         "config": report.config,
         "debt": report.debt,
         "replaced": report.replaced,
+        "deviations": report.deviations.iter().map(locked::document).collect::<Vec<_>>(),
         "gates": report.gates.iter().map(Found::record).collect::<Vec<_>>(),
         "live": report.live,
         "activated": report.activated.is_some(),
         "boot": report.activated.as_ref().map(activate::document),
     }))
     .text(report.text())
+    .code(match report.deviations.is_empty() {
+        true => exit::DONE,
+        false => exit::CONFLICTS,
+    })
     .notes(report.notes.clone())
     .notes(menu)
     .notes(pruned))
@@ -232,12 +251,23 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     let name = &record.name;
     let mut steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
     if ctx.session.config.upgrade.sync && !request.live {
+    if request.lock.is_some() {
+        steps.push(format!(
+            "bring the repositories in {name} to the commits of the lock"
+        ));
+        steps.push(format!(
+            "make /etc/portage and world in {name} as the lock says"
+        ));
+    } else if ctx.session.config.upgrade.sync {
         steps.push(format!("synchronise the repositories in {name}"));
     }
     steps.push(format!("compute what to merge in {name}"));
     if !request.pretend {
         steps.push(format!("fetch what is needed in {name}"));
         steps.push(format!("merge it in {name}"));
+        if request.lock.is_some() {
+            steps.push(format!("remove from {name} what the lock does not have"));
+        }
         let manager = ctx.session.manager_of(&ctx.session.root)?;
         let manager = manager.unwrap_or_default();
         if manager == Manager::Portage {
@@ -247,6 +277,9 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
             steps.push(format!("merge configuration files in {name}"));
         }
         steps.push(format!("check that {name} boots"));
+        if request.lock.is_some() {
+            steps.push(format!("compare {name} with the lock"));
+        }
         let gates = &ctx.session.config.gates;
         let asked = Gate::SWITCHED.into_iter();
         let asked = asked.filter(|g| g.is_on(gates) && !request.no_gates.contains(g));

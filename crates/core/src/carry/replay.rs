@@ -117,7 +117,7 @@ pub(super) fn replay(
             .extend(left.iter().map(|cpv| (format!("+{cpv}"), why)));
     }
     for cpv in wanted.remove {
-        at_work.run_there(&emerge::remove_unneeded(&cpv), None)?;
+        at_work.run_there(&emerge::remove(std::slice::from_ref(&cpv)), None)?;
         match session.packages_of(&record)?.find(&cpv) {
             None => replayed.done.push(format!("-{cpv}")),
             Some(_) => replayed

@@ -17,16 +17,21 @@
 //! takes a package, and, where it is another, ask which differences there are and decide by
 //! their [`Part`]: refuse, follow, or go on. All of it is pure; it reads nothing.
 
+mod apply;
 mod collect;
 mod configuration;
+mod difference;
 mod facts;
 mod profile;
 mod read;
 mod repositories;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
@@ -34,12 +39,13 @@ use serde::{Deserialize, Serialize};
 use crate::name::EnvName;
 use crate::report::{Place as MovedAt, Renamed};
 
+pub(crate) use apply::apply;
 pub use collect::{MAX_LOCK, current, of, recorded};
 pub(crate) use collect::{Made, Scene, path, write};
-pub use facts::{
-    Change, Difference, Part, configuration_differences, decides, deviations, differences,
-};
+pub use difference::{Change, Difference, Part};
+pub use facts::{configuration_differences, decides, deviations, differences};
 pub use read::BadLock;
+pub(crate) use repositories::state;
 pub use words::{
     CONFIGURATION, Commit, Cpv, Flags, Inside, Mode, Place, RepositoryName, Schema, Sha256, Slot,
     Target, Uri, Word,
@@ -278,5 +284,25 @@ impl Lock {
     pub fn withheld(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.configuration.entries.iter();
         entries.filter(|e| e.kind == Kind::Other || e.withheld.is_some())
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Git { commit, modified } => match modified {
+                Some(true) => write!(f, "{commit} with changes"),
+                _ => write!(f, "{commit}"),
+            },
+            State::Mirror { commit, timestamp } => {
+                if let Some(commit) = commit {
+                    write!(f, "{commit} of ")?;
+                }
+                let time = timestamp.as_deref().unwrap_or("an unknown time");
+                write!(f, "a mirror of {time}")
+            }
+            State::Tree { sha256 } => write!(f, "files {sha256}"),
+            State::Missing => f.write_str("not there"),
+        }
     }
 }

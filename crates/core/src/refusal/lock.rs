@@ -11,6 +11,8 @@ use crate::name::EnvName;
 pub enum NoLock {
     /// Another package manager than Portage.
     NotPortage { name: EnvName },
+    /// An environment is made from a lock by Portage alone.
+    Manager { manager: String },
     /// The file is no lock.
     Bad { file: PathBuf, why: String },
     /// What was remembered of it is gone.
@@ -38,6 +40,7 @@ pub enum NoLock {
 impl NoLock {
     pub(super) fn hint(&self) -> String {
         match self {
+            Self::Manager { .. } => "be upgrade without --lock upgrades it".into(),
             Self::NotPortage { .. } => "be diff compares the packages of any environments".into(),
             Self::Bad { .. } => "be lock ENV >FILE makes one".into(),
             Self::Forgotten { name } => {
@@ -69,6 +72,10 @@ impl fmt::Display for NoLock {
                 "there is no lock of {name}: a lock says what Portage made, and another package \
                  manager rules there"
             ),
+            Self::Manager { manager } => write!(
+                f,
+                "an environment is made from a lock by Portage, and not by {manager}"
+            ),
             Self::Bad { file, why } => write!(f, "{} is no lock: {why}", file.display()),
             Self::Forgotten { name } => write!(f, "the lock that {name} is built from is gone"),
             Self::Outside { path } => write!(
@@ -83,8 +90,8 @@ impl fmt::Display for NoLock {
             ),
             Self::Changed { repository, path } => write!(
                 f,
-                "the repository {repository} has changes of its own here, in {path}: another \
-                 commit would take them away"
+                "the repository {repository} has changes of its own here, in {path}, which the \
+                 lock does not have"
             ),
             Self::NoCommit {
                 repository,

@@ -59,7 +59,9 @@ impl Work<'_> {
         gates.insert(0, gates::Found::bootable(&found));
         self.told(&gates)?;
         let wanted = self.upgrade().activate.unwrap_or(true);
-        let activate = wanted && inv.menu.hooked;
+        let deviations = self.deviations()?;
+        // What is another than was asked for is for a person to judge.
+        let activate = wanted && inv.menu.hooked && deviations.is_empty();
 
         self.write_lock(request);
         self.record.state = State::Ready;
@@ -96,6 +98,7 @@ impl Work<'_> {
             kept: Stamp::new(self.upgrade().started).dir(),
             debt,
             activated: way,
+            deviations,
             menu: done.menu,
             replaced,
             gates,

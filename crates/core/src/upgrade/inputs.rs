@@ -56,7 +56,13 @@ impl Work<'_> {
         let root = self.root()?;
         let options = self.upgrade().options.clone();
         let added = self.session.config.upgrade.emerge_options.clone();
-        let inputs = inputs(&root, &self.session.root, &base, &[options, added].concat())?;
+        let lock = self
+            .upgrade()
+            .lock
+            .iter()
+            .map(|lock| format!("lock {lock}"));
+        let all = [options, added, lock.collect()].concat();
+        let inputs = inputs(&root, &self.session.root, &base, &all)?;
         self.upgrade().inputs.clone_from(&inputs);
         self.journal(Event::Inputs {
             hash: inputs,

@@ -14,9 +14,11 @@ mod follow;
 pub(crate) mod inputs;
 mod journal;
 mod live;
+mod locked;
 mod locks;
 mod moves;
 mod pace;
+mod pin;
 mod portage;
 mod profile;
 mod progress;
@@ -29,7 +31,7 @@ mod unfinished;
 use std::time::Duration;
 
 use anyhow::Result;
-use be_portage::emerge::Options;
+use be_portage::emerge::{self, Options};
 use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
 use serde::Serialize;
@@ -38,7 +40,7 @@ use crate::chroot::{Bind, Interrupted};
 use crate::config::Unbooted;
 use crate::execute::{execute, finish_rename, sweep};
 use crate::gates::Gate;
-use crate::lock::Made;
+use crate::lock::{Lock as Wanted, Made};
 use crate::manager::{self, Manager};
 use crate::model::Inventory;
 use crate::name::{EnvName, Named};
@@ -85,6 +87,8 @@ pub struct Request {
     pub depclean: bool,
     /// Merge the result into the running system, too ([`run_live`]).
     pub live: bool,
+    /// Make it as this lock says; the repositories are not synchronised.
+    pub lock: Option<Box<Wanted>>,
     /// Options for the package manager, as typed after `--`.
     pub options: Vec<String>,
     /// The time.
@@ -159,6 +163,8 @@ struct Work<'a> {
     noted: Noted,
     /// What the environment is made from, once that is known.
     made: Option<Made>,
+    /// What it is to be made as.
+    wanted: Option<Box<Wanted>>,
     /// The process that the program which runs, or ran last, is below.
     supervisor: Option<u32>,
     /// To work in the environment.
@@ -232,6 +238,7 @@ fn run_claimed(
         at: None,
         noted: Noted::default(),
         made: None,
+        wanted: None,
         supervisor: None,
         claim,
     };
@@ -243,6 +250,14 @@ fn run_claimed(
             Err(error)
         }
         Err(error) if error.downcast_ref::<NothingToDo>().is_some() => Err(error),
+        // Nothing was built: what forbids it might as well have been told before.
+        Err(error)
+            if matches!(error.downcast_ref(), Some(Refusal::NoLock(_)))
+                && matches!(request.kind, Kind::New { .. }) =>
+        {
+            work.discard()?;
+            Err(error)
+        }
         Err(error) if error.is::<SyncFailed>() && matches!(request.kind, Kind::New { .. }) => {
             work.discard()?;
             Err(error)
@@ -319,9 +334,13 @@ fn unused(session: &Session, inv: &Inventory, name: &EnvName) -> Result<()> {
 impl Work<'_> {
     fn all(&mut self, request: &Request) -> Result<Outcome> {
         self.prepare()?;
+        self.recall(request)?;
         let pretended = match self.manager.clone() {
             Manager::Portage => {
-                let planned = self.by_portage(request);
+                let planned = match self.wanted.clone() {
+                    Some(lock) => self.by_lock(&lock, request),
+                    None => self.by_portage(request),
+                };
                 let forgotten = self.forget_moves();
                 let planned = planned?;
                 if let Err(e) = forgotten {
@@ -364,7 +383,7 @@ impl Work<'_> {
         self.keep_built()?;
         self.take_inputs()?;
         self.is_known(request)?;
-        let planned = self.preview()?;
+        let planned = self.preview(&emerge::pretend(&self.options))?;
         if request.pretend {
             return Ok(Some(planned));
         }
@@ -376,7 +395,7 @@ impl Work<'_> {
         self.enter(Phase::Fetch)?;
         let planned = self.fetch(planned)?;
         self.enter(Phase::Merge)?;
-        self.merge(&planned)?;
+        self.merge(&planned, &emerge::upgrade(&self.options))?;
         self.enter(Phase::Chores)?;
         self.chores()?;
         self.enter(Phase::Configuration)?;

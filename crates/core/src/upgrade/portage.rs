@@ -47,9 +47,9 @@ impl Work<'_> {
     }
 
     /// What would be merged.
-    pub(super) fn preview(&mut self) -> Result<Vec<Planned>> {
+    pub(super) fn preview(&mut self, command: &Emerge) -> Result<Vec<Planned>> {
         let from = self.log_length()?;
-        let code = self.emerge(&emerge::pretend(&self.options), |_| ())?;
+        let code = self.emerge(command, |_| ())?;
         let output = self.log_since(from)?;
         let planned = pretend::parse(&output);
         if code != 0 {
@@ -112,7 +112,7 @@ impl Work<'_> {
 
     /// Build and merge. Packages that failed before are merged again first: Portage itself
     /// takes one whose pkg_postinst failed for installed.
-    pub(super) fn merge(&mut self, planned: &[Planned]) -> Result<()> {
+    pub(super) fn merge(&mut self, planned: &[Planned], command: &Emerge) -> Result<()> {
         let again = self.upgrade().failed.clone();
         for package in again {
             let comes = planned.iter().any(|p| p.package == package);
@@ -135,7 +135,7 @@ impl Work<'_> {
         if plan.is_empty() {
             return Ok(());
         }
-        self.run_merge(&emerge::upgrade(&self.options), &plan)
+        self.run_merge(command, &plan)
     }
 
     pub(super) fn run_merge(&mut self, command: &Emerge, plan: &[String]) -> Result<()> {

@@ -9,6 +9,7 @@ use chrono::{DateTime, FixedOffset, Local};
 
 use super::live::Live;
 use crate::gates::{Found, Verdict};
+use crate::lock::Difference;
 use crate::menu::Written;
 use crate::name::EnvName;
 use crate::plan::Way;
@@ -33,6 +34,8 @@ pub struct Report {
     pub debt: Debt,
     /// How it boots from now on; none if what boots next is as it was.
     pub activated: Option<Way>,
+    /// How it is not as its lock says.
+    pub deviations: Vec<Difference>,
     /// The menu as it was written.
     pub menu: Option<Written>,
     /// The results of earlier upgrades, never booted, that it replaces: they are deleted.
@@ -86,6 +89,11 @@ impl Report {
         }
         for line in owed(&self.debt, &self.name) {
             text.push_str(&format!("left for you: {line}\n"));
+        }
+        for deviation in &self.deviations {
+            let line: String = deviation.to_string();
+            let plain = line.replace(char::is_control, "?");
+            text.push_str(&format!("not as in the lock: {plain}\n"));
         }
         for name in &self.replaced {
             text.push_str(&format!("{name} was never booted: replaced and deleted\n"));

@@ -3,14 +3,15 @@
 use anyhow::Result;
 use be_portage::emerge::{BadOption, Options};
 
-use super::{Kind, Request, unbooted};
+use super::{Kind, Request, locked, unbooted};
 use crate::block;
 use crate::gates::Gate;
+use crate::lock::Sha256;
 use crate::manager::Manager;
 use crate::model::Inventory;
 use crate::plan::{self, Plan, Step};
 use crate::record::{Record, State, Upgrade};
-use crate::refusal::Refusal;
+use crate::refusal::{NoLock, Refusal};
 use crate::session::Session;
 
 /// The plan of an upgrade, as far as it is known before anything ran.
@@ -20,8 +21,16 @@ use crate::session::Session;
 pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Record, Plan)> {
     let request = &unbooted::go_on(session, inv, request);
     let manager = upgrader(session, inv, request)?;
-    options(session, &manager, request)?;
+    let all = options(session, &manager, request)?;
     let mut upgrade = Upgrade::start(request.now, &request.options);
+    if let Some(lock) = &request.lock {
+        locked::check(inv, lock)?;
+        // Their own packages would come besides those of the lock.
+        if let (Manager::Profile(_), _) | (_, Some(_)) = (&manager, all.targets().first()) {
+            return Err(not_by_lock(&manager, all.targets()).into());
+        }
+        upgrade.lock = Some(Sha256::new(lock.to_text()?.as_bytes()).to_string());
+    }
     let activate = request.activate.unwrap_or(session.config.upgrade.activate);
     upgrade.activate = Some(activate);
     upgrade.trial = request.trial;
@@ -111,6 +120,21 @@ fn add_gates(upgrade: &mut Upgrade, gates: &[Gate]) {
         if !upgrade.no_gates.iter().any(|known| known == name) {
             upgrade.no_gates.push(name.to_owned());
         }
+    }
+}
+
+/// Why nothing can be made from a lock with this manager, or with these packages besides.
+fn not_by_lock(manager: &Manager, targets: &[String]) -> Refusal {
+    match manager {
+        Manager::Portage => Refusal::BadEmergeOption {
+            why: format!(
+                "a lock says which packages there are, and {} comes besides",
+                targets.join(" ")
+            ),
+        },
+        Manager::Profile(profile) => Refusal::NoLock(NoLock::Manager {
+            manager: profile.name.clone(),
+        }),
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) fn go_on(session: &Session, inv: &Inventory, request: &Request) -> Re
     );
     if new
         && !request.pretend
+        && request.lock.is_none()
         && wanted(session, &request) == Unbooted::Continue
         && let Ok(running) = inv.running()
         && let Some(last) = inv.unbooted(running.name()).last()
@@ -73,6 +74,7 @@ pub(super) fn begin_again(upgrade: &mut Upgrade) {
     upgrade.phase = Phase::Clone;
     upgrade.chores.clear();
     upgrade.inputs = None;
+    upgrade.lock = None;
 }
 
 impl Work<'_> {
@@ -119,7 +121,8 @@ impl Work<'_> {
         request: &Request,
         lock: &Lock,
     ) -> (Vec<crate::name::EnvName>, Vec<String>) {
-        if wanted(self.session, request) == Unbooted::Keep {
+        // What a lock made is what somebody wanted to have besides.
+        if wanted(self.session, request) == Unbooted::Keep || self.wanted.is_some() {
             return (Vec::new(), Vec::new());
         }
         if !host::sees_the_machine() {

@@ -1,0 +1,142 @@
+//! Making /etc/portage as a lock says. The lock comes from elsewhere: all of it happens in a root
+//! that no path can leave, and through no link.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use be_btrfs::Root;
+
+use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
+
+/// Make it so in the environment with this root, which nobody else works in. What only its owner
+/// may read and the lock does not know stays. Gives the paths of which the lock has no content
+/// and which are another, or not there.
+///
+/// # Errors
+/// Something cannot be written.
+pub(crate) fn apply(root: &Root, wanted: &Configuration) -> Result<Vec<String>> {
+    let inside = CONFIGURATION.trim_start_matches('/');
+    root.mkdir_all(inside, 0o755)?;
+    let here = configuration::read(root)?;
+    let dir = root.sub(inside)?;
+    let what = || format!("cannot make {CONFIGURATION} as the lock says");
+    let is: BTreeMap<&str, &Entry> = here.entries.iter().map(|e| (&*e.path, e)).collect();
+    let to_be: BTreeMap<&str, &Entry> = wanted.entries.iter().map(|e| (&*e.path, e)).collect();
+    // What is in a directory comes behind it.
+    for (path, entry) in is.iter().rev() {
+        let goes = match to_be.get(path) {
+            Some(other) => other.kind != entry.kind,
+            None => entry.withheld != Some(Withheld::Private),
+        };
+        if goes {
+            dir.take_away(relative(path)).with_context(what)?;
+        }
+    }
+    let mut missing = Vec::new();
+    for (path, entry) in &to_be {
+        let there = is.get(path).filter(|e| e.kind == entry.kind).copied();
+        if !put(&dir, entry, there).with_context(what)? {
+            missing.push((*path).to_owned());
+        }
+    }
+    Ok(missing)
+}
+
+/// Make one as it is to be; false if its content is not known and not there.
+fn put(dir: &Root, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
+    let path = relative(&entry.path);
+    let mode = entry.mode.as_ref().map_or(0o644, |mode| mode.bits());
+    match entry.kind {
+        Kind::Directory if there.is_none() => dir.mkdir(path, mode)?,
+        Kind::Directory => dir.chmod(path, mode)?,
+        Kind::Link => {
+            let target = entry.target.as_deref().unwrap_or_default();
+            if there.and_then(|e| e.target.as_deref()) != Some(target) {
+                dir.take_away(path)?;
+                dir.symlink(target, path)?;
+            }
+        }
+        Kind::File => {
+            let same = there.is_some_and(|e| e.sha256 == entry.sha256);
+            match &entry.text {
+                _ if same => {}
+                Some(text) => dir.write_later(path, text.as_bytes(), mode)?,
+                None => return Ok(false),
+            }
+            dir.chmod(path, mode)?;
+        }
+        Kind::Other => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// A path of a lock from /etc/portage on.
+fn relative(path: &str) -> &Path {
+    let rest = path.strip_prefix(CONFIGURATION).unwrap_or(path);
+    Path::new(rest.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn put(dir: &Path, path: &str, content: &str, mode: u32) {
+        let path = dir.join("etc/portage").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn one_becomes_the_other_in_both_directions() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [a, b] = dirs.each_ref().map(tempfile::TempDir::path);
+        put(a, "make.conf", "a", 0o644);
+        put(b, "make.conf", "b", 0o640);
+        put(a, "package.use", "file", 0o644);
+        put(b, "package.use/x/y", "deep", 0o644);
+        put(a, "only/here", "x", 0o600);
+        put(a, "gone/away", "x", 0o644);
+        put(b, "bashrc", "real", 0o755);
+        symlink("make.conf", a.join("etc/portage/bashrc")).unwrap();
+        symlink("/a", a.join("etc/portage/make.profile")).unwrap();
+        symlink("/b", b.join("etc/portage/make.profile")).unwrap();
+        let [a, b] = [a, b].map(|dir| Root::open(dir).unwrap());
+        let [first, second] = [&a, &b].map(|root| configuration::read(root).unwrap());
+        assert_eq!(apply(&a, &second).unwrap(), Vec::<String>::new());
+        // What is private stays, with the directory that it is in.
+        let mut now = configuration::read(&a).unwrap();
+        now.entries.retain(|e| !e.path.contains("/only"));
+        assert_eq!(now.entries, second.entries);
+        assert_eq!(apply(&b, &first).unwrap(), ["/etc/portage/only/here"]);
+        let mut expected = first.entries;
+        expected.retain(|e| !e.path.ends_with("/here"));
+        assert_eq!(configuration::read(&b).unwrap().entries, expected);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached_by_a_link() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let outside = dir.path().join("victim");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("x"), "mine").unwrap();
+        // A link where the lock has a directory, and one that a file is to replace.
+        put(dir.path(), "make.conf", "x", 0o644);
+        symlink("/victim", dir.path().join("etc/portage/package.use")).unwrap();
+        symlink("../../victim/x", dir.path().join("etc/portage/bashrc")).unwrap();
+        put(other.path(), "package.use/x", "theirs", 0o644);
+        put(other.path(), "bashrc", "theirs", 0o644);
+        // Links that lead out are only text.
+        symlink("/../../../victim", other.path().join("etc/portage/out")).unwrap();
+        let wanted = configuration::read(&Root::open(other.path()).unwrap()).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        apply(&root, &wanted).unwrap();
+        assert_eq!(configuration::read(&root).unwrap(), wanted);
+        assert_eq!(fs::read_to_string(outside.join("x")).unwrap(), "mine");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,223 @@
+//! An environment that is made as a lock says: repositories at its commits, its configuration and
+//! its world, then exactly its packages.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use be_portage::emerge::{self, Step};
+use be_portage::pretend::Planned;
+use be_portage::vdb;
+
+use super::{Kind, Request, Work};
+use crate::layout;
+use crate::lock::{self, CONFIGURATION, Difference, Lock, MAX_LOCK, Package, Repository, State};
+use crate::model::Inventory;
+use crate::record::Phase;
+use crate::refusal::{NoLock, Refusal};
+use crate::store::Paths;
+
+/// Where Portage keeps what is wanted.
+pub(super) const WORLD: &str = "/var/lib/portage";
+
+/// All names of packages are one argument of a program, of which Linux takes 128 KiB.
+const MOST: usize = 100 << 10;
+
+/// What can be seen of a lock before anything is done: what forbids to build from it.
+pub(super) fn check(inv: &Inventory, lock: &Lock) -> Result<(), Refusal> {
+    let shared = layout::shared(&inv.system);
+    let places = lock.repositories.iter().map(|one| &*one.location);
+    for place in places.chain([CONFIGURATION, WORLD]) {
+        if let Some(target) = shared
+            .iter()
+            .find(|target| Path::new(place).starts_with(target))
+        {
+            let path = target.display().to_string();
+            return Err(Refusal::NoLock(NoLock::Outside { path }));
+        }
+    }
+    for one in &lock.repositories {
+        if let State::Git {
+            modified: Some(true),
+            ..
+        } = one.state
+        {
+            let repository = one.name.to_string();
+            return Err(Refusal::NoLock(NoLock::WithChanges { repository }));
+        }
+    }
+    Ok(())
+}
+
+impl Work<'_> {
+    /// Have the lock at hand that this environment is built from, also when that goes on.
+    pub(super) fn recall(&mut self, request: &Request) -> Result<()> {
+        if self.upgrade().lock.is_none() {
+            return Ok(());
+        }
+        let path = Paths::environment(&self.record.name).join("log/wanted.json");
+        let dir = &self.session.store.dir;
+        if let Some(lock) = &request.lock {
+            dir.write_atomic(&path, lock.to_text()?.as_bytes(), 0o600)?;
+            self.wanted = Some(lock.clone());
+            return Ok(());
+        }
+        let text = dir.read_to_string(&path, MAX_LOCK).ok();
+        let lock = text.and_then(|text| Lock::parse(&text).ok());
+        let name = self.record.name.clone();
+        let lock = lock.ok_or(Refusal::NoLock(NoLock::Forgotten { name }))?;
+        self.wanted = Some(Box::new(lock));
+        Ok(())
+    }
+
+    /// All phases up to the check; what would be merged, if only that is wanted.
+    pub(super) fn by_lock(
+        &mut self,
+        lock: &Lock,
+        request: &Request,
+    ) -> Result<Option<Vec<Planned>>> {
+        if !matches!(request.kind, Kind::New { .. }) {
+            self.keep_built()?;
+            self.note_unfinished()?;
+        }
+        if self.upgrade().phase <= Phase::Sync {
+            self.enter(Phase::Sync)?;
+            self.pin(lock)?;
+        }
+        self.enter(Phase::Preview)?;
+        self.moves()?;
+        self.keep_built()?;
+        self.take_inputs()?;
+        self.is_known(request)?;
+        let atoms = self.lacking(lock)?;
+        let planned = match atoms.is_empty() {
+            true => Vec::new(),
+            false => self.preview(&emerge::exactly(&self.options, &atoms, Step::Pretend))?,
+        };
+        if request.pretend {
+            return Ok(Some(planned));
+        }
+        self.take_made();
+        self.enter(Phase::Fetch)?;
+        if !atoms.is_empty() {
+            let fetch = emerge::exactly(&self.options, &atoms, Step::Fetch);
+            self.fetch_by(&fetch, &[0], "emerge --fetchonly")?;
+        }
+        self.enter(Phase::Merge)?;
+        self.merge(
+            &planned,
+            &emerge::exactly(&self.options, &atoms, Step::Merge),
+        )?;
+        self.remove_others(lock)?;
+        self.enter(Phase::Chores)?;
+        self.chores()?;
+        self.enter(Phase::Configuration)?;
+        self.configuration()?;
+        Ok(None)
+    }
+
+    /// What is to be merged, as atoms: the packages of the lock that are not there as it says.
+    fn lacking(&mut self, lock: &Lock) -> Result<Vec<String>> {
+        let installed = self.installed()?.packages;
+        let missing = lock
+            .packages
+            .iter()
+            .filter(|p| !installed.iter().any(|i| is_as(i, p)));
+        let mut atoms = Vec::new();
+        let mut gone = Vec::new();
+        for package in missing {
+            match self.has_ebuild(lock, package)? {
+                true => atoms.push(atom(package)),
+                false => gone.push(package.cpv.to_string()),
+            }
+        }
+        if !gone.is_empty() {
+            self.watch.note(&format!(
+                "in the lock, and in none of its repositories any more: {}",
+                gone.join(", ")
+            ));
+        }
+        let length: usize = atoms.iter().map(|atom| atom.len() + 3).sum();
+        if length > MOST {
+            bail!("{} packages at once are too many", atoms.len());
+        }
+        Ok(atoms)
+    }
+
+    /// Whether a repository of the lock still has this version.
+    fn has_ebuild(&self, lock: &Lock, package: &Package) -> Result<bool> {
+        let root = self.root()?;
+        let (category, name, version) = package.cpv.parts();
+        let file = format!("{category}/{name}/{name}-{version}.ebuild");
+        let known = |one: &&Repository| package.repository.as_ref().is_none_or(|r| *r == one.name);
+        let mut places = lock.repositories.iter().filter(known);
+        Ok(places.any(|one| {
+            let place = Path::new(one.location.trim_start_matches('/'));
+            root.is_file(place.join(&file)).unwrap_or(false)
+        }))
+    }
+
+    /// Remove what the lock does not have. What something still needs stays, and is named in the
+    /// end.
+    fn remove_others(&mut self, lock: &Lock) -> Result<()> {
+        let wanted: BTreeSet<&str> = lock.packages.iter().map(|p| &*p.cpv).collect();
+        let others: Vec<String> = self
+            .installed()?
+            .packages
+            .iter()
+            .map(vdb::Package::cpv)
+            .filter(|cpv| !wanted.contains(cpv.as_str()))
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.watch.note(&format!(
+            "not in the lock, to be removed: {}",
+            others.join(", ")
+        ));
+        let code = self.emerge(&emerge::remove(&others), |_| ())?;
+        if code != 0 {
+            self.watch.note(&format!(
+                "not all of it could be removed (emerge: exit {code})"
+            ));
+        }
+        Ok(())
+    }
+
+    /// How the environment is not as its lock says; nothing without one.
+    pub(super) fn deviations(&self) -> Result<Vec<Difference>> {
+        let Some(wanted) = &self.wanted else {
+            return Ok(Vec::new());
+        };
+        let now = chrono::Local::now().fixed_offset();
+        let inv = self.session.observe()?;
+        let found = lock::current(self.session, &inv, inv.get(&self.record.name)?, now)?;
+        Ok(lock::deviations(wanted, &found))
+    }
+}
+
+/// Whether an installed package is as a lock says.
+fn is_as(installed: &vdb::Package, package: &Package) -> bool {
+    let slot = match &installed.subslot {
+        Some(subslot) => format!("{}/{subslot}", installed.slot),
+        None => installed.slot.clone(),
+    };
+    let repository = package.repository.as_deref();
+    installed.cpv() == *package.cpv
+        && slot == *package.slot
+        && (repository.is_none() || installed.repository.as_deref() == repository)
+        && installed
+            .use_flags
+            .iter()
+            .map(String::as_str)
+            .eq(package.use_flags.each())
+}
+
+/// Exactly this package, for emerge.
+fn atom(package: &Package) -> String {
+    let repository = package.repository.as_ref();
+    let repository = repository
+        .map(|name| format!("::{name}"))
+        .unwrap_or_default();
+    format!("={}:{}{repository}", package.cpv, package.slot.main())
+}
