@@ -432,3 +432,47 @@ fn what_was_cut_off_goes_on_with_its_lock() -> Result<()> {
     ensure!(none.starts_with("nothing differs"), "{none}");
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
+    let system = System::adopted_lab()?;
+    system.write("/etc/portage/secret", "password\n")?;
+    sh(&system, "chmod 600 /etc/portage/secret")?;
+    let text = system.be.run(&["lock"]).done().stdout;
+    sh(&system, "rm /etc/portage/secret")?;
+    // Nobody can build it so: the ebuild has no such flag.
+    let hello = "\"cpv\": \"app-misc/hello-1\",\n      \"slot\": \"0\",\n      \
+                 \"repository\": \"gentoo\",\n      \"use\": \"";
+    ensure!(text.contains(hello), "{text}");
+    let file = file(&system, &text.replace(hello, &format!("{hello}nls")))?;
+    let out = system.be.run(&["upgrade", "--lock", &file, "new"]).exits(7);
+    ensure!(out.stderr.contains("/etc/portage/secret"), "{}", out.stderr);
+    for line in [
+        "not as in the lock: USE of app-misc/hello-1: -nls",
+        "not as in the lock: /etc/portage/secret: gone (a file)",
+        "be activate new makes it the default",
+    ] {
+        ensure!(out.stdout.contains(line), "{line}: {}", out.stdout);
+    }
+    ensure!(!out.stdout.contains("failbuild"), "{}", out.stdout);
+    ensure!(system.sound_menu()? == "default");
+    let made = system.listed("new").context("new is gone")?;
+    ensure!(made["state"] == "ready", "{made}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and a Debian"]
+fn another_package_manager_is_refused_plainly() -> Result<()> {
+    let system = System::adopted_with(xtask::lab::managers::Managed::Apt)?;
+    let out = system.be.run(&["lock"]).exits(3);
+    ensure!(out.error().contains("no lock of default"), "{}", out.stderr);
+    let text = include_str!("../../crates/core/tests/fixtures/be-lock-1.json");
+    let file = file(&system, text)?;
+    let before = system.subvolumes()?;
+    let out = system.be.run(&["upgrade", "--lock", &file]).exits(3);
+    ensure!(out.error().contains("not by apt"), "{}", out.stderr);
+    ensure!(system.subvolumes()? == before);
+    Ok(())
+}

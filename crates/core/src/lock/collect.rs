@@ -183,7 +183,7 @@ impl<'a> Scene<'a> {
         job.env.push(("LC_ALL".into(), "C.UTF-8".into()));
         let shown = job.argv.join(" ");
         let found = job.capture(MOST)?;
-        if found.code > 1 && found.out.is_empty() {
+        if found.code != 0 && found.out.is_empty() {
             let last = found
                 .err
                 .trim()

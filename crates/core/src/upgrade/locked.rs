@@ -82,6 +82,11 @@ impl Work<'_> {
         }
         if self.upgrade().phase <= Phase::Sync {
             self.enter(Phase::Sync)?;
+            let name = self.record.name.clone();
+            self.watch.note(&format!(
+                "{name}: nothing newer is fetched; repositories and configuration become those of \
+                 the lock"
+            ));
             self.pin(lock)?;
         }
         self.enter(Phase::Preview)?;
