@@ -52,6 +52,8 @@ impl Work<'_> {
         let switched = &Gate::SWITCHED;
         let mut gates =
             gates::examine(self.session, &self.record, switched, &off, self.interrupted)?;
+        let deviations = self.deviations()?;
+        let recorded = self.complete_lock(request);
         let lock = self.lock()?;
         let inv = self.session.observe()?;
         let env = inv.get(&self.record.name)?;
@@ -59,11 +61,10 @@ impl Work<'_> {
         gates.insert(0, gates::Found::bootable(&found));
         self.told(&gates)?;
         let wanted = self.upgrade().activate.unwrap_or(true);
-        let deviations = self.deviations()?;
         // What is another than was asked for is for a person to judge.
         let activate = wanted && inv.menu.hooked && deviations.is_empty();
 
-        self.write_lock(request);
+        self.write_lock(recorded.as_ref());
         self.record.state = State::Ready;
         let upgrade = self.upgrade();
         upgrade.phase = Phase::Done;

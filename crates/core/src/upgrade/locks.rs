@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Request, Work};
-use crate::lock::{self, Made, Scene};
+use crate::lock::{self, Lock, Made, Scene};
 use crate::upgrade::report::later;
 
 impl Work<'_> {
@@ -29,16 +29,20 @@ impl Work<'_> {
         }
     }
 
-    /// Write it down, with what it came to.
-    pub(super) fn write_lock(&mut self, request: &Request) {
-        let Some(made) = self.made.take() else {
-            return;
-        };
+    /// The lock, with what the environment came to. It takes a while, in which nobody else is to
+    /// wait for the store.
+    pub(super) fn complete_lock(&mut self, request: &Request) -> Option<Lock> {
+        let made = self.made.take()?;
         let now = later(request.now);
-        let done = self
-            .scene_of(|scene| made.into_lock(scene, now))
-            .and_then(|lock| lock::write(&self.session.store, &lock));
-        if let Err(e) = done {
+        let done = self.scene_of(|scene| made.into_lock(scene, now));
+        done.map_err(|e| self.tell_unlocked(&e)).ok()
+    }
+
+    /// Write it down.
+    pub(super) fn write_lock(&mut self, lock: Option<&Lock>) {
+        if let Some(lock) = lock
+            && let Err(e) = lock::write(&self.session.store, lock)
+        {
             self.tell_unlocked(&e);
         }
     }
