@@ -87,7 +87,7 @@ pub struct Args {
     /// running system, in one short window. It is cloned just before, to go back to.
     #[arg(
         long,
-        conflicts_with_all = ["activate", "no_activate", "trial", "origin", "unattended", "depclean"]
+        conflicts_with_all = ["activate", "no_activate", "trial", "origin", "unattended", "depclean", "lock"]
     )]
     live: bool,
     /// Make it as this lock says, which be lock has printed: repositories at its commits, its
@@ -250,7 +250,6 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
     let (record, plan) = upgrade::plan(&ctx.session, &ctx.session.observe()?, request)?;
     let name = &record.name;
     let mut steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    if ctx.session.config.upgrade.sync && !request.live {
     if request.lock.is_some() {
         steps.push(format!(
             "bring the repositories in {name} to the commits of the lock"
@@ -258,7 +257,7 @@ fn dry_run(ctx: &Context, request: &Request) -> Result<Outcome> {
         steps.push(format!(
             "make /etc/portage and world in {name} as the lock says"
         ));
-    } else if ctx.session.config.upgrade.sync {
+    } else if ctx.session.config.upgrade.sync && !request.live {
         steps.push(format!("synchronise the repositories in {name}"));
     }
     steps.push(format!("compute what to merge in {name}"));

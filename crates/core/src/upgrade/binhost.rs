@@ -34,7 +34,7 @@ impl Work<'_> {
                 );
             }
             // What is built needs more than what is only unpacked.
-            planned = self.preview()?;
+            planned = self.preview(&emerge::pretend(&self.options))?;
         }
     }
 

@@ -168,6 +168,7 @@ pub fn run(
         at: None,
         noted: journal::Noted::default(),
         made: None,
+        wanted: None,
         supervisor: None,
         claim,
     };
@@ -212,6 +213,7 @@ fn as_upgrade(request: &Build, record: &Record) -> Request {
         no_gates: Vec::new(),
         depclean: false,
         live: false,
+        lock: None,
         options: upgrade.map(|u| u.options.clone()).unwrap_or_default(),
         now: request.now,
     }
@@ -328,7 +330,7 @@ impl Work<'_> {
     }
 
     fn merge_all(&mut self) -> Result<()> {
-        let planned: Vec<Planned> = self.preview()?;
+        let planned: Vec<Planned> = self.preview(&emerge::pretend(&self.options))?;
         let merged = |p: &Planned| matches!(p.kind, pretend::Kind::Ebuild | pretend::Kind::Binary);
         if !planned.iter().any(merged) && self.upgrade().failed.is_empty() {
             return Ok(());
@@ -336,7 +338,7 @@ impl Work<'_> {
         self.enter(Phase::Fetch)?;
         let planned = self.fetch(planned)?;
         self.enter(Phase::Merge)?;
-        self.merge(&planned)
+        self.merge(&planned, &emerge::upgrade(&self.options))
     }
 
     /// Have Portage write the index of what is there now.
