@@ -105,7 +105,7 @@ fn what_was_built_in_a_clone_is_merged_into_what_runs() -> Result<()> {
     let root = system.top("@be/before-new/root/var/db/pkg");
     ensure!(before.iter().all(|p| root.join(p).is_dir()), "{before:?}");
 
-    let told = system.be.run(&["log", "new"]).done().stdout;
+    let told = system.be.run(&["log", "default"]).done().stdout;
     ensure!(told.contains("merged 3 packages into default"), "{told}");
 
     // Nothing is left to do.

@@ -30,7 +30,6 @@ use crate::plan::{self, Plan, Step};
 use crate::prune;
 use crate::record::{LiveMerge, Record};
 use crate::refusal::Refusal;
-use crate::report::{self, Event, Verdict};
 use crate::session::Session;
 use crate::store::{Lock, Paths};
 
@@ -239,6 +238,7 @@ impl Merge<'_> {
         }
         let mut notes = Vec::new();
         let dropped = self.session.store.lock_within(PATIENCE).and_then(|lock| {
+            self.hand_over_log(&live.into)?;
             let inv = self.session.observe()?;
             prune::delete(
                 self.session,
@@ -252,6 +252,14 @@ impl Merge<'_> {
             notes.push(format!("{name} is kept: {e:#}"));
         }
         notes
+    }
+
+    /// What was done belongs to the running environment now.
+    fn hand_over_log(&self, into: &EnvName) -> Result<()> {
+        let text = log::read(&self.session.store, &self.record.name)?;
+        let mut out = log::append(&self.session.store, into)?;
+        out.write_all(text.unwrap_or_default().as_bytes())
+            .context("cannot write the log")
     }
 
     fn old_code(&self, running: &Environment) -> Result<Vec<OldCode>> {
@@ -284,14 +292,7 @@ impl Merge<'_> {
             .map(|line| format!("{line}\n"))
             .collect();
         out.write_all(text.as_bytes())
-            .context("cannot write the log")?;
-        let end = Event::End {
-            verdict: Verdict::Ready,
-            words: Some(text.trim_end().to_owned()),
-        };
-        let now = chrono::Local::now().fixed_offset();
-        report::append(&self.session.store, &self.record.name, now, end);
-        Ok(())
+            .context("cannot write the log")
     }
 
     fn emerge(&self, inv: &Inventory, command: &Emerge, tick: impl FnMut()) -> Result<i32> {
