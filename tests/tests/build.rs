@@ -333,6 +333,58 @@ fn a_dropped_connection_costs_an_upgrade_one_package_built() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
+    const CONFIG: &str = "sync = false\nbinhost = true\nfetch_tries = 1\n";
+    let world = ["app-misc/hello"];
+    let farm = builder(&world, "sync = false\n")?;
+    newest(&farm)?;
+    farm.be.run(&["build", "run"]).done();
+    let published = fs::read_to_string(farm.path(DIR).join("be-lock.json"))?;
+    let published: serde_json::Value = serde_json::from_str(&published)?;
+    // Everybody may read it.
+    let entries = published["configuration"]["entries"].as_array();
+    let entries = entries.context("no configuration")?;
+    ensure!(!entries.is_empty() && entries.iter().all(|e| e["text"].is_null()));
+    assert_eq!(published["packages"], serde_json::json!([]));
+    let server = Dropping::start(farm.path(DIR), "nothing")?;
+    let url = server.url();
+
+    let client = |policy: &str| -> Result<System> {
+        let system = builder(&world, &format!("{CONFIG}{policy}"))?;
+        let repos = farm.be.run(&["build", "client", "--url", &url]).done();
+        system.write("/etc/portage/binrepos.conf", repos.stdout)?;
+        Ok(system)
+    };
+    let refusing = client("binhost_differs = \"refuse\"\n")?;
+    newest(&refusing)?;
+    let done = refusing.be.run(&["upgrade", "same"]).done();
+    done.says(&["has the configuration of same"]);
+    assert!(is_installed(&refusing.env("same", ""), "app-misc/hello-2"));
+    refusing.be.run(&["activate", "default"]).done();
+    refusing.be.run(&["destroy", "-y", "same"]).done();
+    refusing.append("/etc/portage/make.conf", "USE=\"${USE} flag-of-mine\"\n")?;
+    let refused = refusing.be.run(&["upgrade", "other"]).exits(3);
+    refused.says(&["flag-of-mine", "/etc/portage/make.conf", &url, "be.toml(5)"]);
+    assert_eq!(refusing.names()?, ["default"]);
+
+    // By default it is told, and goes on.
+    let told = client("")?;
+    newest(&told)?;
+    told.append("/etc/portage/make.conf", "USE=\"${USE} flag-of-mine\"\n")?;
+    let done = told.be.run(&["upgrade", "new"]).done();
+    done.says(&["another configuration than new", "flag-of-mine"]);
+    ensure!(told.be.run(&["log", "new"]).stdout.contains("flag-of-mine"));
+
+    // An older state of the repository: it goes to that of the host.
+    let behind = client("binhost_differs = \"rebase\"\n")?;
+    let done = behind.be.run(&["upgrade", "new"]).done();
+    done.says(&["repository gentoo goes to the state of the host"]);
+    assert!(is_installed(&behind.env("new", ""), "app-misc/hello-2"));
+    Ok(())
+}
+
 /// Make a key without a passphrase; gives its fingerprint.
 fn make_key(farm: &System, home: &str) -> Result<String> {
     let script = format!(

@@ -197,6 +197,8 @@ pub struct Upgrade {
     pub keep_built: bool,
     /// Take binary packages from the hosts that Portage knows.
     pub binhost: bool,
+    /// What to do where one of them builds with another configuration.
+    pub binhost_differs: OtherHost,
     /// Let everything else on the machine go first.
     pub polite: bool,
     /// MiB of memory from which on the kernel takes back what the programs of an upgrade have
@@ -231,6 +233,7 @@ impl Default for Upgrade {
             merge_config: true,
             keep_built: true,
             binhost: false,
+            binhost_differs: OtherHost::GoOn,
             polite: true,
             memory_high_mib: 0,
             pause_on_battery: false,
@@ -240,6 +243,19 @@ impl Default for Upgrade {
             min_free_mib: 1024,
         }
     }
+}
+
+/// What an upgrade does where a host of binary packages has another configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtherHost {
+    /// Nothing is upgraded.
+    Refuse,
+    /// The repositories go to the commits of the host; what differs then is refused.
+    Rebase,
+    /// It is told, and its packages are taken where Portage finds that they fit.
+    #[default]
+    GoOn,
 }
 
 /// What an upgrade makes of the result of an earlier one that was never booted.

@@ -293,6 +293,12 @@ pub enum Refusal {
         running: EnvName,
         name: EnvName,
     },
+    /// A host of binary packages builds with another configuration.
+    OtherHost {
+        name: EnvName,
+        host: String,
+        differences: Vec<String>,
+    },
     /// What was built in it cannot be merged into the running system.
     NotLive {
         name: EnvName,
@@ -471,6 +477,11 @@ impl Refusal {
             }
             NothingKept { running, name } => {
                 format!("be diff --files {name} {running} shows what is different")
+            }
+            OtherHost { .. } => {
+                "make them the same, or choose another binhost_differs in be.toml(5); \
+                                 nothing was kept"
+                    .into()
             }
             NotLive { name, .. } => format!(
                 "be activate {name} boots it instead, with what changed; be destroy {name} and be \
@@ -665,6 +676,15 @@ impl fmt::Display for Refusal {
                 f,
                 "how {running} was when it was activated was not kept: what changed since cannot \
                  be told, nor carried back into {name}"
+            ),
+            OtherHost {
+                name,
+                host,
+                differences,
+            } => write!(
+                f,
+                "{host} builds its packages with another configuration than that of {name}: {}",
+                differences.join("; ")
             ),
             NotLive { name, why } => write!(
                 f,

@@ -12,6 +12,7 @@ use super::{
     Flags, Index, Lock, Move, Package, Place, Schema, Sha256, Toolchain, Word, configuration,
     profile, repositories, settings,
 };
+use crate::chroot::Captured;
 use crate::layout;
 use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
@@ -175,14 +176,8 @@ impl<'a> Scene<'a> {
     /// Run a program in the environment, where it can write nothing; gives its exit code and
     /// what it printed.
     pub(super) fn ask(&self, argv: Vec<String>) -> Result<(i32, String)> {
-        let mut job = self.session.job(self.inv, self.env, argv)?;
-        job.read_only = true;
-        // The words of people are in no other language than the rest.
-        job.env
-            .retain(|(name, _)| !["LANG", "LC_ALL", "TERM"].contains(&name.as_str()));
-        job.env.push(("LC_ALL".into(), "C.UTF-8".into()));
-        let shown = job.argv.join(" ");
-        let found = job.capture(MOST)?;
+        let shown = argv.join(" ");
+        let found = self.run(argv)?;
         if found.code != 0 && found.out.is_empty() {
             let last = found
                 .err
@@ -194,6 +189,17 @@ impl<'a> Scene<'a> {
             bail!("{shown}: exit {}: {last}", found.code);
         }
         Ok((found.code, found.out))
+    }
+
+    /// The same, whatever its exit code.
+    pub(crate) fn run(&self, argv: Vec<String>) -> Result<Captured> {
+        let mut job = self.session.job(self.inv, self.env, argv)?;
+        job.read_only = true;
+        // The words of people are in no other language than the rest.
+        job.env
+            .retain(|(name, _)| !["LANG", "LC_ALL", "TERM"].contains(&name.as_str()));
+        job.env.push(("LC_ALL".into(), "C.UTF-8".into()));
+        job.capture(MOST)
     }
 
     fn text(&self, path: &str) -> Result<String> {

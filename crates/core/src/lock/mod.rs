@@ -211,6 +211,8 @@ pub enum Withheld {
     Binary,
     /// It is too large to be carried about.
     Large,
+    /// It is for everybody to read, who only compare.
+    Public,
 }
 
 /// What packages are built with.
@@ -266,6 +268,21 @@ pub struct Package {
 }
 
 impl Lock {
+    /// The same for everybody to read: with digests of the configuration and not its texts, and
+    /// without what is installed or wanted.
+    pub fn for_others(mut self) -> Self {
+        for entry in &mut self.configuration.entries {
+            if entry.text.take().is_some() {
+                entry.withheld = Some(Withheld::Public);
+            }
+        }
+        self.world.clear();
+        self.world_sets.clear();
+        self.packages.clear();
+        self.start = None;
+        self
+    }
+
     /// The text of the document.
     ///
     /// # Errors

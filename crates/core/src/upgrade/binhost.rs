@@ -99,6 +99,6 @@ impl Work<'_> {
     }
 }
 
-fn is_remote(planned: &Planned) -> bool {
+pub(super) fn is_remote(planned: &Planned) -> bool {
     planned.kind == Kind::Binary && planned.flags.remote
 }

@@ -3,6 +3,7 @@
 //! The running system is not written: everything happens in the clone, in a namespace of
 //! its own, and the store is locked only while environments appear and the menu changes.
 
+mod agree;
 mod binhost;
 pub mod build;
 mod built;
@@ -251,14 +252,7 @@ fn run_claimed(
         }
         Err(error) if error.downcast_ref::<NothingToDo>().is_some() => Err(error),
         // Nothing was built: what forbids it might as well have been told before.
-        Err(error)
-            if matches!(error.downcast_ref(), Some(Refusal::NoLock(_)))
-                && matches!(request.kind, Kind::New { .. }) =>
-        {
-            work.discard()?;
-            Err(error)
-        }
-        Err(error) if error.is::<SyncFailed>() && matches!(request.kind, Kind::New { .. }) => {
+        Err(error) if is_nothing_begun(&error) && matches!(request.kind, Kind::New { .. }) => {
             work.discard()?;
             Err(error)
         }
@@ -278,6 +272,15 @@ fn run_claimed(
             done
         }
     }
+}
+
+/// Whether it ended before anything was merged, for a reason outside of the environment.
+fn is_nothing_begun(error: &anyhow::Error) -> bool {
+    let refused = matches!(
+        error.downcast_ref(),
+        Some(Refusal::OtherHost { .. } | Refusal::NoLock(_))
+    );
+    error.is::<SyncFailed>() || refused
 }
 
 /// How long to wait for the lock of the store: the work of hours must not fail for it.
@@ -387,6 +390,7 @@ impl Work<'_> {
         if request.pretend {
             return Ok(Some(planned));
         }
+        let planned = self.agree_with_hosts(planned, request)?;
         let nothing = planned.is_empty() && self.upgrade().failed.is_empty() && !request.depclean;
         if nothing && !continued {
             return Err(self.nothing()?);

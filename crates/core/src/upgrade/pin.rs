@@ -76,7 +76,7 @@ impl Work<'_> {
         Ok(root.write_later(&path, text.as_bytes(), 0o644)?)
     }
 
-    fn pin_repository(&mut self, one: &Repository) -> Result<()> {
+    pub(super) fn pin_repository(&mut self, one: &Repository) -> Result<()> {
         let here = self.scene_of(|scene| scene.state(&one.location))?;
         let commit = match &one.state {
             State::Git { commit, .. } => commit,

@@ -48,7 +48,7 @@ pub struct Binhost {
     /// What is served.
     dir: Root,
     /// Where Portage builds.
-    pub(super) packages: Root,
+    pub(in crate::upgrade) packages: Root,
 }
 
 /// The last build that ended well.

@@ -292,6 +292,7 @@ impl Work<'_> {
         }
         self.enter(Phase::Preview)?;
         self.moves()?;
+        self.publish_lock(host, request.now)?;
         let merged = self.merge_all();
         if let Err(e) = self.forget_moves() {
             self.watch.note(&format!("/.be-moves stays: {e:#}"));
@@ -324,8 +325,6 @@ impl Work<'_> {
             in_store: false,
         });
         self.binds = binds;
-        // A lock of the configuration has its place here: what is written to `LOCK_FILE` in
-        // `host.packages` now is published beside the index of what is built with it.
         host.take_back()
     }
 

@@ -1,0 +1,165 @@
+//! Whether a host of binary packages has the configuration of the environment that takes them.
+//! One that `be build` publishes tells it in a lock beside its index; others say nothing.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use be_portage::emerge;
+use be_portage::pretend::Planned;
+use chrono::{DateTime, FixedOffset};
+
+use super::binhost::is_remote;
+use super::build::{Binhost, LOCK_FILE};
+use super::inputs::{CONFIGURATION, files};
+use super::report::later;
+use super::{Request, Work};
+use crate::config::OtherHost;
+use crate::lock::{Difference, Lock, Made, Part, configuration_differences};
+use crate::log;
+use crate::observe::MAX_TEXT;
+use crate::refusal::Refusal;
+
+/// Exit code of wget(1) for what the server answers with an error: it has no lock.
+const NOT_THERE: i32 = 8;
+
+impl Work<'_> {
+    /// Publish what the packages are built with, for those who want to take them.
+    pub(super) fn publish_lock(
+        &mut self,
+        host: &Binhost,
+        now: DateTime<FixedOffset>,
+    ) -> Result<()> {
+        let lock = self.own_lock(now)?.for_others();
+        let text = lock.to_text()?;
+        host.packages
+            .write_atomic(LOCK_FILE, text.as_bytes(), 0o644)
+            .context("cannot write the lock of the packages")
+    }
+
+    /// Go by be.toml where a host that gives packages has another configuration; what would be
+    /// merged then.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherHost`].
+    pub(super) fn agree_with_hosts(
+        &mut self,
+        planned: Vec<Planned>,
+        request: &Request,
+    ) -> Result<Vec<Planned>> {
+        let policy = self.session.config.upgrade.binhost_differs;
+        // Whose repositories are behind those of the host finds nothing in it.
+        if policy != OtherHost::Rebase && !planned.iter().any(is_remote) {
+            return Ok(planned);
+        }
+        let mut rebased = false;
+        for host in self.hosts()? {
+            let Some(theirs) = self.lock_of(&host) else {
+                continue;
+            };
+            let mut found = self.differences(&theirs, request)?;
+            if policy == OtherHost::Rebase {
+                rebased |= self.rebase(&theirs, &found)?;
+                found = self.differences(&theirs, request)?;
+            }
+            self.told_of(&host, &found)?;
+            let name = self.record.name.clone();
+            if !found.is_empty() && policy != OtherHost::GoOn {
+                let differences = found.iter().map(ToString::to_string).collect();
+                return Err(Refusal::OtherHost {
+                    name,
+                    host,
+                    differences,
+                }
+                .into());
+            }
+        }
+        match rebased {
+            true => self.preview(&emerge::pretend(&self.options)),
+            false => Ok(planned),
+        }
+    }
+
+    /// What this environment has.
+    fn own_lock(&self, now: DateTime<FixedOffset>) -> Result<Lock> {
+        self.scene_of(|scene| Made::take(scene)?.into_lock(scene, later(now)))
+    }
+
+    fn differences(&self, theirs: &Lock, request: &Request) -> Result<Vec<Difference>> {
+        Ok(configuration_differences(
+            theirs,
+            &self.own_lock(request.now)?,
+        ))
+    }
+
+    /// Bring the repositories to the commits that the host builds from; whether one was.
+    fn rebase(&mut self, theirs: &Lock, found: &[Difference]) -> Result<bool> {
+        let differs = |name: &str| {
+            let mut all = found.iter().filter(|d| d.part == Part::Repository);
+            all.any(|d| d.what == name)
+        };
+        let mut rebased = false;
+        for one in theirs.repositories.iter().filter(|r| differs(&r.name)) {
+            let name = self.record.name.clone();
+            let what = format!(
+                "{name}: repository {} goes to the state of the host",
+                &*one.name
+            );
+            self.watch.note(&what);
+            self.pin_repository(one)?;
+            rebased = true;
+        }
+        Ok(rebased)
+    }
+
+    /// Each difference in a line, where it is seen and where it is looked up later.
+    fn told_of(&mut self, host: &str, found: &[Difference]) -> Result<()> {
+        let name = self.record.name.clone();
+        let mut lines = vec![match found.is_empty() {
+            true => format!("{host} has the configuration of {name}"),
+            false => format!("{host} has another configuration than {name}:"),
+        }];
+        lines.extend(found.iter().map(|difference| format!("  {difference}")));
+        let mut out = log::append(&self.session.store, &name)?;
+        for line in lines {
+            self.watch.note(&line);
+            writeln!(out, "{line}").context("cannot write the log")?;
+        }
+        Ok(())
+    }
+
+    /// Where binary packages come from (binrepos.conf of portage(5)).
+    fn hosts(&self) -> Result<Vec<String>> {
+        let root = self.root()?;
+        let conf = Path::new(CONFIGURATION).join("binrepos.conf");
+        let mut hosts = Vec::new();
+        for file in files(&root, &conf)?.into_iter().chain([conf]) {
+            let text = root.read_to_string(&file, MAX_TEXT).unwrap_or_default();
+            let values = text.lines().filter_map(|line| line.split_once('='));
+            let values = values.filter(|(key, _)| key.trim() == "sync-uri");
+            hosts.extend(values.map(|(_, uri)| uri.trim().trim_end_matches('/').to_owned()));
+        }
+        hosts.sort();
+        hosts.dedup();
+        Ok(hosts)
+    }
+
+    /// What a host says that it builds with; none if it says nothing.
+    fn lock_of(&mut self, host: &str) -> Option<Lock> {
+        let uri = format!("{host}/{LOCK_FILE}");
+        let args = ["wget", "-q", "-T", "20", "-t", "2", "-O", "-", &uri];
+        let asked = self.scene_of(|scene| scene.run(args.map(str::to_owned).to_vec()));
+        let why = match asked {
+            Ok(said) if said.code == 0 => match Lock::parse(&said.out) {
+                Ok(lock) => return Some(lock),
+                Err(bad) => format!("{bad}"),
+            },
+            Ok(said) if said.code == NOT_THERE => return None,
+            Ok(said) => format!("wget: exit {}", said.code),
+            Err(e) => format!("{e:#}"),
+        };
+        let what = format!("what {host} builds with is not known: {why}");
+        self.watch.note(&what);
+        None
+    }
+}
