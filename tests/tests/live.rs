@@ -139,6 +139,10 @@ fn what_changed_meanwhile_makes_it_refuse() -> Result<()> {
     assert_eq!(installed(&system)?, meanwhile);
     assert_eq!(system.names()?, ["default", "new"]);
 
+    // What was begun so goes on so.
+    let refused = system.be.run(&["upgrade", "--continue", "new"]).exits(3);
+    refused.says(&["has changed since it was cloned"]);
+
     // So does what decides how packages are built.
     system.be.run(&["destroy", "-y", "new"]).done();
     let mut upgrade = begun(&system)?;

@@ -135,17 +135,16 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             origin: args.origin.clone(),
         },
     };
+    let boots = args.activate || args.trial.wanted() == Some(true);
+    let live = args.live || (!boots && is_live(args, ctx)?);
     let lock = args.lock.as_deref().map(super::lock::read).transpose()?;
     let request = Request {
         kind,
         pretend: args.pretend,
-        activate: match (
-            args.activate || args.trial.wanted() == Some(true),
-            args.no_activate,
-        ) {
+        activate: match (boots, args.no_activate) {
             (true, _) => Some(true),
             (_, true) => Some(false),
-            _ if args.live => Some(false),
+            _ if live => Some(false),
             _ => None,
         },
         trial: args.trial.wanted(),
@@ -154,7 +153,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         wait: args.wait,
         no_gates: args.no_gates.clone(),
         depclean: args.depclean,
-        live: args.live,
+        live,
         lock: lock.map(Box::new),
         options: args.options.clone(),
         now: ctx.now,
@@ -169,7 +168,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     drop(ctx.begin()?);
     let interrupted = Interrupted::watch()?;
     let mut show = Show::new(ctx.reporter);
-    let run = match args.live {
+    let run = match live {
         true => upgrade::run_live,
         false => upgrade::run,
     };
@@ -180,6 +179,16 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         false => Vec::new(),
     };
     outcome(done, pruned)
+}
+
+/// Whether what is to be gone on with was begun with --live.
+fn is_live(args: &Args, ctx: &Context) -> Result<bool> {
+    let Some(name) = &args.continued else {
+        return Ok(false);
+    };
+    let inv = ctx.session.observe()?;
+    let upgrade = inv.get(name).ok().and_then(|e| e.record.upgrade.as_ref());
+    Ok(upgrade.is_some_and(|u| u.live))
 }
 
 /// What it came to, with what was pruned after it.

@@ -81,6 +81,11 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
                 let name = name.clone();
                 return Err(Refusal::NothingToContinue { name, state }.into());
             };
+            if request.live && !old.live {
+                let why = "it was not begun with --live".to_owned();
+                let name = name.clone();
+                return Err(Refusal::NotLive { name, why }.into());
+            }
             if let Manager::Profile(profile) = &manager
                 && old.in_part
                 && !profile.resumes
@@ -103,7 +108,6 @@ pub fn plan(session: &Session, inv: &Inventory, request: &Request) -> Result<(Re
             upgrade.gates.clear();
             add_gates(&mut upgrade, &request.no_gates);
             upgrade.depclean |= request.depclean;
-            upgrade.live |= request.live;
             if !request.options.is_empty() {
                 upgrade.options.clone_from(&request.options);
             }

@@ -130,7 +130,22 @@ impl Merge<'_> {
             let package = &strange.package;
             return Err(self.refused(format!("{package} would be merged, which it has not")));
         }
-        Ok(planned)
+        let changed = diff(
+            &unchanged::packages(self.session, inv.running()?)?,
+            &self.built,
+        );
+        let newer = changed.upgraded.iter().chain(&changed.downgraded);
+        let newer = newer.map(|change| format!("{}-{}", change.package, change.to));
+        let missing: Vec<String> = newer
+            .filter(|cpv| !planned.iter().any(|p| p.package == *cpv))
+            .collect();
+        match missing.is_empty() {
+            true => Ok(planned),
+            false => Err(self.refused(format!(
+                "emerge would not merge all that was built: {}",
+                missing.join(", ")
+            ))),
+        }
     }
 
     /// The running system as it is now; where a merge was cut off, as it was before that.
