@@ -8,12 +8,15 @@ use be_tests::looped::meanwhile;
 use be_tests::overlay::Overlay;
 use be_tests::system::System;
 use xtask::image::Tree;
-use xtask::run::{cmd, run};
 
 const WORLD: [&str; 3] = ["app-misc/greeter", "app-misc/napper", "dev-libs/libgreet"];
 
 /// A program that goes on running.
 const NAPPER: &str = "src_install() { cp /bin/sleep napper; echo ${PV} >>napper; dobin napper; }\n";
+
+/// What fails when it is installed, where somebody does not want it.
+const PICKY: &str = "src_install() { newbin - picky <<<'#!/bin/sh'; }\n\
+    pkg_postinst() { [[ -e /etc/not-here ]] && die 'not here'; echo ${PV} >/etc/picked; }\n";
 
 /// What is installed: `category/name-version`.
 fn installed(system: &System) -> Result<Vec<String>> {
@@ -158,34 +161,50 @@ fn what_changed_meanwhile_makes_it_refuse() -> Result<()> {
 fn half_merged_it_goes_on_or_back() -> Result<()> {
     let system = System::adopted_lab()?;
     let before = installed(&system)?;
-    let mut upgrade = begun(&system)?;
-    let lock = |flag: &str| {
-        let dir = system.path("/usr/bin");
-        run(cmd("chattr", [flag]).arg(dir)).map(drop)
-    };
-    lock("+i")?;
+    let overlay = Overlay::new(&system)?;
+    overlay.ebuild("picky", "1", PICKY)?;
+    system.set_world(&["app-misc/slow", "app-misc/hello", "app-misc/picky"])?;
+    system.set_slow(4)?;
+    let mut upgrade = system.be.start(&["upgrade", "--live", "new"])?;
+    upgrade.until("the build", || system.builds_slow("new").then_some(()))?;
+    // Only where it runs does it fail, after it is installed.
+    system.write("/etc/not-here", "")?;
     let failed = upgrade.end()?.exits(6);
-    lock("-i")?;
     failed.says(&[
         "only in part",
         "be upgrade --live --continue new",
         "be rollback before-new",
     ]);
-    // What is half done is not cloned, and no other upgrade is made of it.
-    let refused = system.be.run(&["create", "x"]).exits(3);
-    refused.says(&["only in part", "be upgrade --live --continue new"]);
+    ensure!(installed(&system)?.contains(&"app-misc/picky-1".to_owned()));
+    assert!(!system.path("/etc/picked").exists());
+    // What is half done is not cloned, and what leads out of it stays.
+    for verb in [
+        &["create", "x"][..],
+        &["upgrade", "--live"],
+        &["destroy", "-y", "new"],
+        &["destroy", "-y", "before-new"],
+    ] {
+        let refused = system.be.run(verb).exits(3);
+        refused.says(&["only in part", "be upgrade --live --continue new"]);
+    }
     let said = system.be.run(&["status"]).stdout;
     ensure!(said.contains("be upgrade --live --continue new"), "{said}");
 
+    // As long as it fails, it is not done.
+    let again = system.be.run(&["upgrade", "--live", "--continue", "new"]);
+    again.exits(6).says(&["only in part"]);
+    fs::remove_file(system.path("/etc/not-here"))?;
+    system.be.run(&["rename", "before-new", "as-it-was"]).done();
     system
         .be
         .run(&["upgrade", "--live", "--continue", "new"])
         .done();
-    let after = installed(&system)?;
-    ensure!(after != before, "{after:?}");
-    assert_eq!(system.names()?, ["default", "before-new"]);
-    let root = system.env("before-new", "/var/db/pkg");
+    assert!(system.path("/etc/picked").exists());
+    assert_eq!(system.names()?, ["default", "as-it-was"]);
+    let root = system.env("as-it-was", "/var/db/pkg");
     ensure!(before.iter().all(|p| root.join(p).is_dir()), "{before:?}");
+    let back = system.be.run(&["rollback", "-n"]).done();
+    ensure!(back.stdout.contains("as-it-was"), "{}", back.stdout);
     system.be.run(&["create", "x"]).done();
     Ok(())
 }

@@ -373,6 +373,16 @@ impl Inventory {
         })
     }
 
+    /// Whether packages of this environment are being merged into the running one, or it is how
+    /// that was before.
+    pub fn is_in_merge(&self, name: &EnvName) -> bool {
+        let merge = self
+            .running()
+            .ok()
+            .and_then(|e| e.record.unfinished_merge());
+        merge.is_some_and(|live| [&live.from, &live.way_back].contains(&name))
+    }
+
     /// The results of upgrades of clones of `origin` that were never booted, oldest first.
     pub fn unbooted(&self, origin: &EnvName) -> impl Iterator<Item = &Environment> {
         self.environments.iter().filter(move |env| {

@@ -1,6 +1,6 @@
 //! Reading the system: everything that a decision may depend on, once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,8 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
     let chosen = chosen(read, block.as_ref());
 
     let in_store = by_environment(&tree);
+    let merges = readable.iter().filter_map(Record::unfinished_merge);
+    let merged: HashSet<EnvName> = merges.map(|live| live.from.clone()).collect();
     let mut environments: Vec<_> = readable
         .into_iter()
         .map(|record| {
@@ -108,7 +110,8 @@ pub fn observe(store: &Store, sysroot: &Path) -> Result<Inventory> {
                     let on_trial = names(&record).any(|n| n.as_str() == name);
                     on_trial.then_some(*left)
                 }),
-                busy: record.state == State::Building && store.is_claimed(&record.name),
+                busy: (record.state == State::Building || merged.contains(&record.name))
+                    && store.is_claimed(&record.name),
                 paused: record.state == State::Building && store.is_paused(&record.name),
                 root: root_node.map(subvolume),
                 mounted: mounted(root_node),

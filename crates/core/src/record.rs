@@ -318,6 +318,9 @@ pub struct Upgrade {
     /// The result is to be merged into the running system.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub live: bool,
+    /// The directory of the packages that are to be merged there, by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<String>,
     /// Gates that it need not pass, by their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_gates: Vec<String>,
@@ -430,6 +433,7 @@ impl Upgrade {
             chores: Vec::new(),
             depclean: false,
             live: false,
+            packed: None,
             no_gates: Vec::new(),
             gates: Vec::new(),
             sources: None,
@@ -772,6 +776,11 @@ impl Record {
     /// The root subvolume; [`Record::parse`] accepts no record without one.
     pub fn root(&self) -> Option<&Member> {
         self.subvolumes.first().filter(|m| m.mount == "/")
+    }
+
+    /// The merge into it that was begun while it ran, and has not ended.
+    pub fn unfinished_merge(&self) -> Option<&LiveMerge> {
+        self.live.as_ref().filter(|live| live.ended.is_none())
     }
 
     /// The subvolumes that were made for it, as paths below its directory with the UUIDs

@@ -336,6 +336,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// If a merge into the running environment has not ended.
+    pub(crate) fn merged_in_part(inv: &crate::model::Inventory) -> Option<Self> {
+        let running = inv.running().ok()?;
+        let live = running.record.unfinished_merge()?;
+        Some(Self::MergedInPart {
+            running: running.name().clone(),
+            from: live.from.clone(),
+            way_back: live.way_back.clone(),
+        })
+    }
+
     /// For an environment of which another mounts something.
     pub(crate) fn lent(env: &crate::model::Environment) -> Option<Refusal> {
         let (by, path) = env.lent.first()?;
@@ -489,7 +500,7 @@ impl Refusal {
             ),
             MergedInPart { from, way_back, .. } => format!(
                 "be upgrade --live --continue {from} goes on; be rollback {way_back} and a reboot \
-                 go back"
+                 go back; be confirm takes it as it is"
             ),
             NothingBootsNext => "name one; be list shows them".into(),
             Conflicts { name, .. } => format!("be carry {name} shows them"),
@@ -692,7 +703,8 @@ impl fmt::Display for Refusal {
             ),
             MergedInPart { running, from, .. } => write!(
                 f,
-                "{running}, which runs, was upgraded from {from} only in part: it is not cloned"
+                "{running}, which runs, was upgraded from {from} only in part, or still is: until \
+                 that has ended it is not cloned, and what it was and {from} stay"
             ),
             NothingBootsNext => write!(f, "the running environment boots next: where to?"),
             Conflicts { name, count: 1 } => {

@@ -360,7 +360,7 @@ fn item(name: &str, kind: &'static str, text: String) -> Pending {
 
 /// Packages that are merged into it while it runs, or were in part.
 fn of_live(inv: &Inventory, env: &Environment) -> Option<Pending> {
-    let live = env.record.live.as_ref().filter(|l| l.ended.is_none())?;
+    let live = env.record.unfinished_merge()?;
     let (name, from, way_back) = (env.name().as_str(), &live.from, &live.way_back);
     let at_work = inv.get(from).is_ok_and(|env| env.busy);
     Some(Pending {

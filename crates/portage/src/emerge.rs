@@ -475,18 +475,45 @@ pub fn upgrade(options: &Options) -> Emerge {
 /// merged is written to disk at the end, and not package by package.
 #[must_use]
 pub fn from_packages(options: &Options, jobs: usize, pretend: bool) -> Emerge {
-    let only = Options {
+    let mode = |mode: &[&str]| packages(mode, &without_packages(options));
+    finished(options, jobs, pretend, mode)
+}
+
+/// Merge these packages (`category/name-version`) once more, as [`from_packages`] does: what was
+/// cut off or failed in them is not known to Portage.
+#[must_use]
+pub fn from_packages_again(options: &Options, jobs: usize, again: &[String]) -> Emerge {
+    let atoms: Vec<String> = again.iter().map(|cpv| format!("={cpv}")).collect();
+    let mode = |mode: &[&str]| merge(&["--oneshot"], mode, &atoms, &without_packages(options));
+    finished(options, jobs, false, mode)
+}
+
+fn without_packages(options: &Options) -> Options {
+    Options {
         packages: None,
         polite: false,
         ..options.clone()
-    };
+    }
+}
+
+fn finished(
+    options: &Options,
+    jobs: usize,
+    pretend: bool,
+    emerge: impl FnOnce(&[&str]) -> Emerge,
+) -> Emerge {
     let jobs = format!("--jobs={}", jobs.max(2));
-    let mut mode = vec!["--usepkgonly=y", "--getbinpkg=n", "--rebuilt-binaries=y"];
+    let mut mode = vec![
+        "--usepkgonly=y",
+        "--getbinpkg=n",
+        "--binpkg-respect-use=y",
+        "--rebuilt-binaries=y",
+    ];
     match pretend {
         true => mode.extend(["--pretend", "--quiet=n", "--verbose=n"]),
         false => mode.push(&jobs),
     }
-    let mut emerge = packages(&mode, &only);
+    let mut emerge = emerge(&mode);
     emerge.env.retain(|(k, _)| k != "FEATURES");
     emerge.env.push((
         "FEATURES".to_owned(),
@@ -658,7 +685,7 @@ mod tests {
         assert_eq!(
             command.args.join(" "),
             "emerge --update --deep --newuse --with-bdeps=y --quiet-build=y --exclude foo --ask=n \
-             --color=n --usepkgonly=y --getbinpkg=n --rebuilt-binaries=y --jobs=4 @world"
+             --color=n --usepkgonly=y --getbinpkg=n --binpkg-respect-use=y --rebuilt-binaries=y --jobs=4 @world"
         );
         let value = |key: &str| {
             let mut all = command.env.iter().filter(|(k, _)| k == key);
@@ -671,6 +698,12 @@ mod tests {
         assert_eq!(value("PORTAGE_NICENESS"), "");
         let shown = from_packages(&options, 4, true).args;
         assert!(shown.contains(&"--pretend".into()) && !shown.contains(&"--jobs=4".into()));
+        let again = from_packages_again(&options, 1, &["a/b-1".to_owned()]).args;
+        assert!(
+            again.ends_with(&["--jobs=2".into(), "=a/b-1".into()]),
+            "{again:?}"
+        );
+        assert!(again.contains(&"--oneshot".into()) && !again.contains(&"--update".into()));
         let packing = sync().packing("/run/x");
         assert!(packing.env.contains(&("PKGDIR".into(), "/run/x".into())));
         let features = packing.env.iter().find(|(k, _)| k == "FEATURES");

@@ -16,6 +16,7 @@ use be_core::refusal::Refusal;
 use be_core::selection::Boot;
 use be_core::session::Session;
 use be_core::shutdown;
+use be_core::store::Paths;
 use be_core::vm;
 use serde_json::json;
 
@@ -94,9 +95,26 @@ fn by_hand(ctx: &mut Context) -> Result<Outcome> {
     if !is_up(&work) {
         return Err(Refusal::NotUp.into());
     }
+    let work = take_as_it_is(ctx, work)?;
     let outcome = confirm(ctx, work)?;
     health::withdraw();
     Ok(outcome)
+}
+
+/// A person says that it works, although packages were merged into it only in part.
+fn take_as_it_is(ctx: &mut Context, mut work: Work) -> Result<Work> {
+    let mut record = work.inv.running()?.record.clone();
+    let merge = record.live.as_mut().filter(|live| live.ended.is_none());
+    if let (Some(live), Some(_)) = (merge, &work.lock) {
+        live.ended = Some(ctx.now);
+        let name = record.name.clone();
+        let note = format!("{name} is taken as it is: not all may have been merged into it");
+        ctx.reporter.note(&note);
+        let home = Paths::environment(&name);
+        ctx.session.store.write_record(&home, &record)?;
+        work.inv = ctx.session.observe()?;
+    }
+    Ok(work)
 }
 
 /// Whether this machine has booted what is managed here.

@@ -58,12 +58,8 @@ pub fn create(inv: &Inventory, request: &Create) -> Result<(EnvName, Plan, Optio
     }
     layout::readable(&request.layout)?;
     if is_running {
-        if let Some(live) = origin.record.live.as_ref().filter(|l| l.ended.is_none()) {
-            return Err(Refusal::MergedInPart {
-                running: origin.name().clone(),
-                from: live.from.clone(),
-                way_back: live.way_back.clone(),
-            });
+        if let Some(refusal) = Refusal::merged_in_part(inv) {
+            return Err(refusal);
         }
         layout::supported(&inv.system)?;
         if let Some(path) = inv.system.swapfiles.first() {

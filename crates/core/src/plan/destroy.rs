@@ -197,6 +197,11 @@ fn one(
     if env.record.pinned {
         return Err(Refusal::Pinned { name });
     }
+    if inv.is_in_merge(&name)
+        && let Some(refusal) = Refusal::merged_in_part(inv)
+    {
+        return Err(refusal);
+    }
     if env.busy {
         return Err(Refusal::Busy {
             what: format!("an upgrade works in {name}"),

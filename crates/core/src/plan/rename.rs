@@ -143,14 +143,20 @@ fn after_the_move(inv: &Inventory, names: &Renaming) -> Vec<Step> {
 
 /// Those that were cloned from it know it by its new name.
 fn children(inv: &Inventory, names: &Renaming) -> Vec<Step> {
+    let back = |e: &Environment| e.record.live.as_ref().map(|l| l.way_back.clone());
     let others = inv.environments.iter().filter(|e| {
-        e.record.origin.as_ref() == Some(&names.from)
+        (e.record.origin.as_ref() == Some(&names.from) || back(e).as_ref() == Some(&names.from))
             && ![&names.from, &names.to].contains(&e.name())
     });
     others
         .map(|e| {
             let mut record = e.record.clone();
-            record.origin = Some(names.to.clone());
+            if record.origin.as_ref() == Some(&names.from) {
+                record.origin = Some(names.to.clone());
+            }
+            if let Some(live) = record.live.as_mut().filter(|l| l.way_back == names.from) {
+                live.way_back = names.to.clone();
+            }
             Step::Update(Box::new(record))
         })
         .collect()

@@ -17,7 +17,9 @@ use sha2::{Digest, Sha256};
 use super::Work;
 use super::inputs::{CONFIGURATION, files, hash_files, hex};
 use crate::chroot::Bind;
+use crate::model::{Environment, Inventory};
 use crate::observe::MAX_TEXT;
+use crate::record::{State, Upgrade};
 use crate::session::Session;
 use crate::store::Paths;
 
@@ -51,7 +53,14 @@ impl Work<'_> {
         if self.pretend || !(kept || live) {
             return Ok(());
         }
-        let key = key(&root)?;
+        let key = match self.upgrade().packed.clone() {
+            // What was packed is to be merged, whatever was written to /etc/portage since.
+            Some(key) => key,
+            None => key(&root)?,
+        };
+        if live {
+            self.upgrade().packed = Some(key.clone());
+        }
         let lock = self.lock()?;
         clear_but(self.session, Some(&key))?;
         make(self.session, &key).context("cannot make room for what is built")?;
@@ -107,9 +116,20 @@ fn place(key: &str) -> Bind {
     }
 }
 
-/// Where the packages lie that were built with the configuration of this system.
-pub(super) fn kept_for(root: &Root) -> Result<Bind> {
-    Ok(place(&key(root)?))
+/// Where the packages lie that are to be merged into the running system.
+pub(super) fn packed(upgrade: &Upgrade) -> Option<Bind> {
+    upgrade.packed.as_deref().map(place)
+}
+
+/// Whether packages are still to be merged into the running system, or are there in part.
+fn is_wanted(inv: &Inventory) -> bool {
+    let waits = |env: &Environment| {
+        let live = env.record.upgrade.as_ref().is_some_and(|u| u.live);
+        live && matches!(env.state(), State::Ready | State::Failed)
+    };
+    inv.environments
+        .iter()
+        .any(|env| waits(env) || env.record.unfinished_merge().is_some())
 }
 
 /// Let go of all that was built. The caller has the lock.
@@ -119,8 +139,8 @@ pub(super) fn kept_for(root: &Root) -> Result<Bind> {
 pub(crate) fn clear(session: &Session) -> Result<()> {
     // Whoever upgrades now needs it.
     match session.store.claim_upgrade() {
-        Ok(_claim) => clear_but(session, None),
-        Err(_) => Ok(()),
+        Ok(_claim) if !is_wanted(&session.observe()?) => clear_but(session, None),
+        _ => Ok(()),
     }
 }
 

@@ -18,7 +18,7 @@ use be_portage::emerge;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 
-use super::{Kind, Outcome, Request, SyncFailed, Watch, claim, run_claimed};
+use super::{Kind, Outcome, Request, SyncFailed, Watch, claim, plan, run_claimed};
 use crate::chroot::Interrupted;
 use crate::manager::Manager;
 use crate::name::EnvName;
@@ -104,6 +104,8 @@ pub fn run(
         let live = window::open(session, &name, request, interrupted, watch)?;
         return Ok(Outcome::Merged(Box::new(live)));
     }
+    // What is refused is refused before anything is written.
+    plan(session, &session.observe()?, request)?;
     if matches!(request.kind, Kind::New { .. }) && session.config.upgrade.sync && !request.pretend {
         sync(session, interrupted, watch)?;
     }

@@ -32,8 +32,8 @@ pub(super) fn what_changed(
     running: &Environment,
     clone: &Record,
 ) -> Result<Vec<String>> {
-    let begun = running.record.live.as_ref();
-    let cut_off = begun.is_some_and(|live| live.from == clone.name && live.ended.is_none());
+    let begun = running.record.unfinished_merge();
+    let cut_off = begun.is_some_and(|live| live.from == clone.name);
     let now = packages(session, running)?;
     let mut changed = diff(&session.packages_of_base(clone)?, &now);
     if cut_off {
@@ -42,8 +42,12 @@ pub(super) fn what_changed(
     }
     let mut told = changed.lines();
     let (base, tree) = (session.whole_base(clone)?, session.whole(running)?);
+    let made = session.whole_of(clone)?;
     for path in configuration(&base)?.union(&configuration(&tree)?) {
-        if content(&base, path)? != content(&tree, path)? {
+        let is = content(&tree, path)?;
+        // What was merged may have put something there.
+        let merged = cut_off && is == content(&made, path)?;
+        if is != content(&base, path)? && !merged {
             told.push(format!("/{}", path.display()));
         }
     }
@@ -79,7 +83,10 @@ fn strange(from_clone: &PackageDiff, mut since_base: PackageDiff) -> PackageDiff
 }
 
 fn configuration(root: &Root) -> Result<BTreeSet<PathBuf>> {
+    // Keys of hosts decide nothing.
+    let keys = Path::new(CONFIGURATION).join("gnupg");
     let found = files(root, Path::new(CONFIGURATION))?.into_iter();
+    let found = found.filter(|path| !path.starts_with(&keys));
     Ok(found.chain(WORLD.map(PathBuf::from)).collect())
 }
 

@@ -50,7 +50,15 @@ pub(super) fn open(
         options: given.map(|u| u.options.clone()).unwrap_or_default(),
         ..request.clone()
     };
-    let packages = built::kept_for(&*session.whole_of(&record)?)?;
+    let gone = || Refusal::NotLive {
+        name: name.clone(),
+        why: "its packages are not there any more".to_owned(),
+    };
+    let packages = record.upgrade.as_ref().and_then(built::packed);
+    let packages = packages.ok_or_else(gone)?;
+    if !session.store.dir.is_dir(&packages.source).unwrap_or(false) {
+        return Err(gone().into());
+    }
     let mut options = options(session, &Manager::Portage, &request)?;
     options.packages = Some(built::TARGET.to_owned());
     let merge = Merge {
@@ -63,14 +71,15 @@ pub(super) fn open(
     };
     merge.refuse_if_changed(&inv)?;
     let planned = merge.preview(&inv)?;
+    let again = merge.in_doubt(&inv)?;
     let way_back = merge.way_back(inv, &request, &lock)?;
     // What a kernel's hook or another be wants to do meanwhile has to go on.
     drop(lock);
     watch.note(&format!(
         "merging {} packages into the running system",
-        planned.len()
+        planned.len() + again.len()
     ));
-    let live = merge.through(&way_back, &planned, &request)?;
+    let live = merge.through(&way_back, (&planned, &again), &request)?;
     for note in merge.drop_clone(&live) {
         watch.note(&note);
     }
@@ -114,8 +123,7 @@ impl Merge<'_> {
     /// What would be merged, if that is what was built and nothing else.
     fn preview(&self, inv: &Inventory) -> Result<Vec<Planned>> {
         let from = self.log_length();
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let command = emerge::from_packages(&self.options, jobs, true);
+        let command = emerge::from_packages(&self.options, jobs(), true);
         let code = self.emerge(inv, &command, || ())?;
         let planned = pretend::parse(&self.log_since(from)?);
         if code != 0 {
@@ -148,15 +156,31 @@ impl Merge<'_> {
         }
     }
 
+    /// What a merge that did not end has merged already: it may lack its pkg_postinst, or be on
+    /// disk in part, and Portage takes it for installed.
+    fn in_doubt(&self, inv: &Inventory) -> Result<Vec<String>> {
+        let running = inv.running()?;
+        if running.record.unfinished_merge().is_none() {
+            return Ok(Vec::new());
+        }
+        let now = unchanged::packages(self.session, running)?;
+        let changed = diff(&self.session.packages_of_base(&self.record)?, &now);
+        let added = changed.added.iter().map(|e| (&e.package, &e.version));
+        let others = [&changed.upgraded, &changed.downgraded, &changed.rebuilt];
+        let others = others.into_iter().flatten().map(|c| (&c.package, &c.to));
+        Ok(added
+            .chain(others)
+            .map(|(package, version)| format!("{package}-{version}"))
+            .collect())
+    }
+
     /// The running system as it is now; where a merge was cut off, as it was before that.
     fn way_back(&self, inv: Inventory, request: &Request, lock: &Lock) -> Result<EnvName> {
         let running = inv.running()?.name().clone();
         let mut record = inv.running()?.record.clone();
-        if let Some(live) = unfinished(&record).filter(|live| live.from == self.record.name) {
-            let kept = inv.environments.iter().find(|e| *e.name() == live.way_back);
-            if kept.is_some() {
-                return Ok(live.way_back.clone());
-            }
+        let begun = record.unfinished_merge();
+        if let Some(live) = begun.filter(|live| live.from == self.record.name) {
+            return Ok(live.way_back.clone());
         }
         let wanted = format!("before-{}", self.record.name);
         let name = EnvName::free(&wanted, &inv.names()).map_err(anyhow::Error::msg)?;
@@ -184,7 +208,12 @@ impl Merge<'_> {
     }
 
     /// The merge itself, and what follows it.
-    fn through(&self, way_back: &EnvName, planned: &[Planned], request: &Request) -> Result<Live> {
+    fn through(
+        &self,
+        way_back: &EnvName,
+        (planned, again): (&[Planned], &[String]),
+        request: &Request,
+    ) -> Result<Live> {
         let inv = self.session.observe()?;
         let running = inv.running()?;
         let into = running.name().clone();
@@ -196,36 +225,53 @@ impl Merge<'_> {
                 why,
             })
         };
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let command = emerge::from_packages(&self.options, jobs, false);
-        let mut begun = Begun::new(self.session, planned)?;
-        let code = self
-            .emerge(&inv, &command, || begun.look())
-            .map_err(|e| failed(format!("{e:#}")))?;
-        let window = begun.elapsed();
-        if code != 0 {
-            return Err(failed(format!("emerge: exit {code}")));
+        let jobs = jobs();
+        let mut commands = Vec::new();
+        if !again.is_empty() {
+            commands.push(emerge::from_packages_again(&self.options, jobs, again));
         }
-        self.session.store.top.sync()?;
-        let left = diff(&unchanged::packages(self.session, running)?, &self.built);
-        let old_code = self.old_code(running)?;
+        commands.push(emerge::from_packages(&self.options, jobs, false));
+        let mut begun = Begun::new(self.session, planned)?;
+        for command in commands {
+            let code = self
+                .emerge(&inv, &command, || begun.look())
+                .map_err(|e| failed(format!("{e:#}")))?;
+            if code != 0 {
+                return Err(failed(format!("emerge: exit {code}")));
+            }
+        }
+        let window = begun.elapsed();
+        // Written to disk before the record says that it is done.
+        let synced = self.session.store.top.sync();
+        synced.map_err(|e| failed(format!("{e:#}")))?;
+        self.end(&into, request)
+            .with_context(|| format!("{into} is upgraded; what it was is {way_back}"))?;
+        let left = unchanged::packages(self.session, running).map_or_else(
+            |e| vec![format!("{e:#}")],
+            |now| diff(&now, &self.built).lines(),
+        );
+        // Only told: what was done is done.
+        let old_code = self.old_code(running).unwrap_or_else(|e| {
+            tracing::warn!("who runs old code is not known: {e:#}");
+            Vec::new()
+        });
         let live = Live {
             into: into.clone(),
             from: self.record.name.clone(),
             way_back: way_back.clone(),
             window,
-            merged: planned.len(),
-            left: left.lines(),
+            merged: planned.len() + again.len(),
+            left,
             old_code,
         };
-        self.write_down(&live)?;
-        self.end(&live, request)
-            .with_context(|| format!("{into} is upgraded; what it was is {way_back}"))?;
+        if let Err(e) = self.write_down(&live) {
+            tracing::warn!("{e:#}");
+        }
         Ok(live)
     }
 
     /// Note that it is done.
-    fn end(&self, live: &Live, request: &Request) -> Result<()> {
+    fn end(&self, into: &EnvName, request: &Request) -> Result<()> {
         let lock = self.session.store.lock_within(PATIENCE)?;
         let inv = self.session.observe()?;
         let mut record = inv.running()?.record.clone();
@@ -236,7 +282,7 @@ impl Merge<'_> {
             steps: vec![
                 Step::Update(Box::new(record)),
                 // A new kernel may have come.
-                Step::menu(&plan::default(&inv, &live.into)),
+                Step::menu(&plan::default(&inv, into)),
             ],
             notes: Vec::new(),
         };
@@ -340,8 +386,8 @@ impl Merge<'_> {
     }
 }
 
-fn unfinished(record: &Record) -> Option<&LiveMerge> {
-    record.live.as_ref().filter(|live| live.ended.is_none())
+fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Run one program in the system that runs, or, where that is not the one that `be` runs in, in a
