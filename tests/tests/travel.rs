@@ -495,7 +495,8 @@ mod thorough {
         let (weak, strong) = (System::adopted_lab()?, System::adopted_lab()?);
         weak.set_world(&["app-misc/hello", "dev-libs/libgreet", "app-misc/greeter"])?;
         let running = weak.running()?;
-        weak.send_to(&strong, &["default"], &["weak"])?.done();
+        let keep = ["--identity", "keep", "weak"];
+        weak.send_to(&strong, &["default"], &keep)?.done();
         let sent = weak.kept("default", "sent", "root")?;
         assert_eq!(
             sent.diff(&strong.kept("weak", "received", "root")?),
