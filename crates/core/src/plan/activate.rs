@@ -350,8 +350,9 @@ pub fn rollback_target(inv: &Inventory) -> Result<EnvName, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{env, inventory, name};
+    use super::super::fixture::{env, inventory, name, now};
     use super::*;
+    use crate::record::LiveMerge;
 
     fn request(text: &str) -> Activate {
         Activate {
@@ -365,6 +366,32 @@ mod tests {
             },
             problems: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_merge_into_what_runs_has_a_way_back_that_stays() {
+        let mut inv = inventory(vec![
+            env("default", 256).running().next(),
+            env("confirmed", 300).state(State::Confirmed),
+            env("built", 301).state(State::Ready),
+            env("before", 302).state(State::Ready),
+        ]);
+        let merge = LiveMerge::begin(name("built"), name("before"), now());
+        inv.environments[0].record.live = Some(merge);
+        assert_eq!(rollback_target(&inv).unwrap().as_str(), "before");
+        let destroy =
+            |inv: &Inventory, text: &str| crate::plan::prune(inv, &[], &[name(text)]).map(drop);
+        for text in ["built", "before"] {
+            let refused = destroy(&inv, text).unwrap_err();
+            assert!(matches!(refused, Refusal::MergedInPart { .. }), "{refused}");
+        }
+        destroy(&inv, "confirmed").unwrap();
+        // When it has ended, both may go.
+        let live = inv.environments[0].record.live.as_mut();
+        live.unwrap().ended = Some(now());
+        assert_eq!(rollback_target(&inv).unwrap().as_str(), "before");
+        destroy(&inv, "built").unwrap();
+        destroy(&inv, "before").unwrap();
     }
 
     #[test]

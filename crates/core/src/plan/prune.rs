@@ -138,6 +138,9 @@ fn in_short(refusal: &Refusal) -> String {
         Refusal::Once { .. } => "boots once".into(),
         Refusal::Fallback { .. } => "boots when a trial fails".into(),
         Refusal::GrubHome { path, .. } => format!("GRUB's own files lie in it, at /{path}"),
+        Refusal::MergedInPart { .. } => {
+            "a merge into the running system that has not ended needs it".into()
+        }
         Refusal::NotMade { .. } => "was there before be".into(),
         Refusal::DefaultSubvolume { .. } => "the default subvolume of the filesystem".into(),
         Refusal::InUse { by, .. } => format!("in use: {by}"),
