@@ -247,9 +247,10 @@ fn killed(farm: &System, moment: Moment) -> Result<bool> {
     );
     ensure!(farm.subvolume_paths()? == ["@"], "a builder is left");
     ensure!(farm.leftovers().is_empty(), "{:?}", farm.leftovers());
-    // Nothing is published beside what the index names.
+    // Nothing is published beside what the index names, and what it is built with.
     let files = files(farm, DIR)?;
-    ensure!(files.len() == 3, "{files:?}");
+    let lock = files.iter().any(|file| file.ends_with("be-lock.json"));
+    ensure!(lock && files.len() == 4, "{files:?}");
     Ok(cut)
 }
 
