@@ -25,6 +25,14 @@ fn entry<'a>(lock: &'a Value, path: &str) -> Option<&'a Value> {
     entries.iter().find(|entry| entry["path"] == path)
 }
 
+/// The environment `same` is as the lock says.
+fn nothing_differs(system: &System, lock: &str) -> Result<()> {
+    let said = system.be.run(&["diff", "--lock", lock, "same"]);
+    let said = said.done().stdout;
+    ensure!(said.starts_with("nothing differs"), "{said}");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn an_environment_that_no_upgrade_made_has_a_lock_of_what_is_there() -> Result<()> {
@@ -281,13 +289,7 @@ fn the_same_lock_gives_the_same_on_another_machine() -> Result<()> {
     };
     ensure!(plain(&made) == plain(&wanted), "{}", made["packages"]);
     ensure!(paths(&other, "same")? == paths(&one, "made")?);
-    let none = other
-        .be
-        .run(&["diff", "--lock", &file, "same"])
-        .done()
-        .stdout;
-    ensure!(none.starts_with("nothing differs"), "{none}");
-    Ok(())
+    nothing_differs(&other, &file)
 }
 
 #[test]
@@ -424,13 +426,7 @@ fn what_was_cut_off_goes_on_with_its_lock() -> Result<()> {
     std::fs::remove_file(&file)?;
     other.be.run(&["upgrade", "--continue", "same"]).done();
     file = self::file(&other, &text)?;
-    let none = other
-        .be
-        .run(&["diff", "--lock", &file, "same"])
-        .done()
-        .stdout;
-    ensure!(none.starts_with("nothing differs"), "{none}");
-    Ok(())
+    nothing_differs(&other, &file)
 }
 
 #[test]

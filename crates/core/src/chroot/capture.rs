@@ -41,12 +41,14 @@ impl Job {
     }
 }
 
-fn memory() -> Result<File> {
+/// A file in memory, for what a program prints.
+pub(crate) fn memory() -> Result<File> {
     let fd = memfd_create("be-output", MemfdFlags::CLOEXEC);
     Ok(File::from(fd.context("cannot keep the output")?))
 }
 
-fn read(mut file: File, most: u64) -> Result<String> {
+/// What is in it, at the most so many bytes; what is not UTF-8 is replaced.
+pub(crate) fn read(mut file: File, most: u64) -> Result<String> {
     file.rewind().context("cannot read the output")?;
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;

@@ -15,7 +15,7 @@
 //! because the standard library can then do all of it without unsafe code.
 
 mod beside;
-mod capture;
+pub(crate) mod capture;
 mod cover;
 mod group;
 mod init;

@@ -1,19 +1,16 @@
 //! Where the list of packages of one system comes from.
 
-use std::fs::File;
-use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
 use be_portage::diff::{PackageDiff, diff_by};
 use be_portage::vdb::{self, Installed};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Manager;
 use super::list::{self, List, MOST};
 use super::profile::{Packages, Profile};
-use crate::chroot::{Bind, Job, Output, exit_code};
+use crate::chroot::{Bind, Job, Output, capture, exit_code};
 use crate::record::Record;
 use crate::session::Session;
 use crate::upgrade::fd_path;
@@ -66,14 +63,10 @@ impl Source {
             .map(|(target, source)| Bind { source, target })
             .collect();
         job.env.extend(profile.variables());
-        let fd = memfd_create("be-packages", MemfdFlags::CLOEXEC);
-        let mut kept = File::from(fd.context("cannot keep the output")?);
+        let kept = capture::memory()?;
         let mut child = job.start(Output::Log(kept.try_clone()?))?;
         let code = exit_code(child.wait().context("cannot wait for a child")?);
-        kept.rewind().context("cannot read the output")?;
-        let mut output = Vec::new();
-        kept.take(MOST).read_to_end(&mut output)?;
-        let output = String::from_utf8_lossy(&output);
+        let output = capture::read(kept, MOST)?;
         if code != 0 {
             let last = output.lines().last().unwrap_or_default();
             bail!("{}: exit {code}: {last}", command.join(" "));

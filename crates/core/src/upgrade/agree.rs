@@ -58,8 +58,8 @@ impl Work<'_> {
                 continue;
             };
             let mut found = self.differences(&theirs, request)?;
-            if policy == OtherHost::Rebase {
-                rebased |= self.rebase(&theirs, &found)?;
+            if policy == OtherHost::Rebase && self.rebase(&theirs, &found)? {
+                rebased = true;
                 found = self.differences(&theirs, request)?;
             }
             self.told_of(&host, &found)?;

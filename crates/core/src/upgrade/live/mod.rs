@@ -9,17 +9,15 @@ mod failed;
 mod unchanged;
 mod window;
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use be_portage::emerge;
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 
+use super::portage::OUTPUT;
 use super::{Kind, Outcome, Request, SyncFailed, Watch, claim, plan, run_claimed};
-use crate::chroot::Interrupted;
+use crate::chroot::{Interrupted, capture};
 use crate::manager::Manager;
 use crate::name::EnvName;
 use crate::old_code::OldCode;
@@ -134,8 +132,7 @@ fn complete(session: &Session, request: &Request) -> Result<Option<EnvName>> {
 fn sync(session: &Session, interrupted: &Interrupted, watch: &mut dyn Watch) -> Result<()> {
     watch.note("synchronising the repositories of the running system");
     let inv = session.observe()?;
-    let kept = memfd_create("be-sync", MemfdFlags::CLOEXEC).context("cannot keep the output")?;
-    let mut kept = File::from(kept);
+    let kept = capture::memory()?;
     let out = kept.try_clone().context("cannot keep the output")?;
     let code = window::in_running(
         session,
@@ -148,11 +145,7 @@ fn sync(session: &Session, interrupted: &Interrupted, watch: &mut dyn Watch) -> 
     if code == 0 {
         return Ok(());
     }
-    kept.rewind().context("cannot read the output")?;
-    let mut said = Vec::new();
-    kept.read_to_end(&mut said)
-        .context("cannot read the output")?;
-    let said = String::from_utf8_lossy(&said);
+    let said = capture::read(kept, OUTPUT)?;
     let last = said.lines().rfind(|line| !line.trim().is_empty());
     let last = last.unwrap_or_default().trim();
     Err(SyncFailed(format!(
