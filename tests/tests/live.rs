@@ -208,3 +208,47 @@ fn half_merged_it_goes_on_or_back() -> Result<()> {
     system.be.run(&["create", "x"]).done();
     Ok(())
 }
+
+/// What takes its time to be installed where it runs.
+const SLOW_THERE: &str = "src_install() { newbin - dozy <<<'#!/bin/sh'; }\n\
+    pkg_postinst() { [[ ! -e /run/dozy ]] || { touch /run/dozes; sleep 6; } && touch /etc/dozed; }\n";
+
+/// `be` is killed while its emerge merges. What it says of both is in /var/tmp/{first,then}.
+const KILLED: &str = "
+touch /run/dozy
+be upgrade --live new >/var/tmp/first 2>&1 &
+until test -e /run/dozes; do
+    kill -0 $! || exit 10
+    sleep 0.1
+done
+kill -9 $!
+be upgrade --live --continue new >/var/tmp/then 2>&1
+test $? = 4 || exit 11
+test ! -e /etc/dozed || exit 12
+be destroy -F new && exit 13
+until test -e /etc/dozed; do sleep 0.1; done
+# It ends in its own time.
+until be upgrade --live --continue new >/var/tmp/last 2>&1; do
+    test $? = 4 || exit 14
+    sleep 0.5
+done
+";
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn an_emerge_whose_be_was_killed_is_alone() -> Result<()> {
+    let system = System::adopted_lab()?;
+    let overlay = Overlay::new(&system)?;
+    overlay.ebuild("dozy", "1", SLOW_THERE)?;
+    system.set_world(&["app-misc/dozy"])?;
+    // In the system itself, where what merges is a process beside all others.
+    fs::copy(system.be.program(), system.path("/usr/local/sbin/be"))?;
+    let ran = system.chroot().output(&["sh", "-c", KILLED])?;
+    let said = |name: &str| fs::read_to_string(system.path("/var/tmp").join(name));
+    let told = || ["first", "then", "last"].map(|name| said(name).unwrap_or_default());
+    ensure!(ran.status.success(), "{}: {:#?}", ran.status, told());
+    ensure!(said("then")?.contains("works in new"), "{:#?}", told());
+    ensure!(installed(&system)?.contains(&"app-misc/dozy-1".to_owned()));
+    assert_eq!(system.names()?, ["default", "before-new"]);
+    Ok(())
+}

@@ -14,6 +14,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -97,7 +98,19 @@ pub struct Lock(#[allow(dead_code)] Flock<File>);
 
 /// Whoever holds it works inside one environment.
 #[derive(Debug)]
-pub struct Claim(#[allow(dead_code)] Flock<File>);
+pub struct Claim(Flock<File>);
+
+impl Claim {
+    /// The same claim once more, for a program that is started meanwhile: it inherits this, and
+    /// the environment is claimed until that has ended, too.
+    ///
+    /// # Errors
+    /// When it cannot be duplicated.
+    pub fn inherited(&self) -> Result<OwnedFd> {
+        // Without close-on-exec, unlike a clone of the file.
+        rustix::io::dup(&*self.0).context("cannot hand over the claim")
+    }
+}
 
 /// What stands in the store: records by directory name, or why one cannot be read.
 pub type Records = Vec<(String, Result<Record, String>)>;

@@ -17,6 +17,7 @@ use rustix::mount::{MoveMountFlags, move_mount};
 use serde::{Deserialize, Serialize};
 
 use super::{Bind, again, base_environment};
+use crate::store::Claim;
 
 /// A program to be run in the system that runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,12 +52,14 @@ impl Beside {
         }
     }
 
-    /// Start it, both of its streams going to a file, with no input.
+    /// Start it, both of its streams going to a file, with no input. If `be` dies, the claim
+    /// stays until the program has ended.
     ///
     /// # Errors
     /// When it cannot be started. All later failures are its exit status.
-    pub fn start(&self, out: std::fs::File) -> Result<Child> {
+    pub fn start(&self, out: std::fs::File, claim: Option<&Claim>) -> Result<Child> {
         let err = out.try_clone().context("cannot duplicate the log")?;
+        let _inherited = claim.map(Claim::inherited).transpose()?;
         again("__beside", serde_json::to_string(self)?.as_ref())?
             .stdin(Stdio::null())
             .stdout(out)

@@ -47,6 +47,13 @@ pub struct Live {
     pub old_code: Vec<OldCode>,
 }
 
+fn packages(number: usize) -> String {
+    match number {
+        1 => "1 package".to_owned(),
+        _ => format!("{number} packages"),
+    }
+}
+
 fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64())
 }
@@ -55,13 +62,9 @@ impl Live {
     /// For people, a line each.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let (into, packages) = (&self.into, self.merged);
-        let word = match packages {
-            1 => "package",
-            _ => "packages",
-        };
+        let (into, merged) = (&self.into, packages(self.merged));
         let mut lines = vec![format!(
-            "merged {packages} {word} into {into}, which runs, in {:.1} s",
+            "merged {merged} into {into}, which runs, in {:.1} s",
             self.window.as_secs_f64()
         )];
         lines.extend(self.left.iter().map(|what| format!("not merged: {what}")));

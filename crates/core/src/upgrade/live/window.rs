@@ -31,7 +31,7 @@ use crate::prune;
 use crate::record::{LiveMerge, Record};
 use crate::refusal::Refusal;
 use crate::session::Session;
-use crate::store::{Lock, Paths};
+use crate::store::{Claim, Lock, Paths};
 
 /// Merge what was built in this environment into the one that runs.
 pub(super) fn open(
@@ -41,7 +41,7 @@ pub(super) fn open(
     interrupted: &Interrupted,
     watch: &mut dyn Watch,
 ) -> Result<Live> {
-    let _claim = session.store.claim(name)?;
+    let claim = session.store.claim(name)?;
     let lock = session.store.lock_within(PATIENCE)?;
     let inv = session.observe()?;
     let record = inv.get(name)?.record.clone();
@@ -64,6 +64,7 @@ pub(super) fn open(
     let merge = Merge {
         session,
         interrupted,
+        claim,
         options,
         built: session.packages_of(&record)?,
         packages,
@@ -75,10 +76,8 @@ pub(super) fn open(
     let way_back = merge.way_back(inv, &request, &lock)?;
     // What a kernel's hook or another be wants to do meanwhile has to go on.
     drop(lock);
-    watch.note(&format!(
-        "merging {} packages into the running system",
-        planned.len() + again.len()
-    ));
+    let packages = super::packages(planned.len() + again.len());
+    watch.note(&format!("merging {packages} into the running system"));
     let live = merge.through(&way_back, (&planned, &again), &request)?;
     for note in merge.drop_clone(&live) {
         watch.note(&note);
@@ -89,6 +88,7 @@ pub(super) fn open(
 struct Merge<'a> {
     session: &'a Session,
     interrupted: &'a Interrupted,
+    claim: Claim,
     /// Of the environment that the packages were built in.
     record: Record,
     options: Options,
@@ -362,12 +362,12 @@ impl Merge<'_> {
         let shown = command.args.join(" ");
         writeln!(out, ">>> {now} in the running system: {shown}")
             .context("cannot write the log")?;
-        let seen = Some(self.packages.clone());
+        let built = Some((self.packages.clone(), &self.claim));
         in_running(
             self.session,
             inv,
             command,
-            seen,
+            built,
             out,
             (self.interrupted, tick),
         )
@@ -391,19 +391,20 @@ fn jobs() -> usize {
 }
 
 /// Run one program in the system that runs, or, where that is not the one that `be` runs in, in a
-/// chroot of it.
+/// chroot of it. It may see what was built in an environment, which stays claimed until it ends.
 pub(super) fn in_running(
     session: &Session,
     inv: &Inventory,
     command: &Emerge,
-    seen: Option<Bind>,
+    built: Option<(Bind, &Claim)>,
     out: File,
     (interrupted, tick): (&Interrupted, impl FnMut()),
 ) -> Result<i32> {
     interrupted.go_on()?;
+    let (seen, claim) = built.unzip();
     let mut child = if session.sysroot == Path::new("/") {
         let (device, argv) = (inv.fs.device.clone(), command.args.clone());
-        Beside::new(device, seen, argv, &command.env).start(out)?
+        Beside::new(device, seen, argv, &command.env).start(out, claim)?
     } else {
         let mut job = session.job(inv, inv.running()?, command.args.clone())?;
         job.env
