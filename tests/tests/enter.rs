@@ -92,3 +92,16 @@ fn nothing_of_it_outlives_it() -> Result<()> {
     assert_eq!(system.subvolume_paths()?, ["@"]);
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_command_may_be_as_long_as_linux_takes_it() -> Result<()> {
+    let system = with_x()?;
+    // One argument alone may be 128 KiB at most, with its end.
+    let long = "x".repeat((128 << 10) - 1);
+    let count = r#"for a; do echo ${#a}; done"#;
+    let exec = ["exec", "x", "--", "sh", "-c", count, "sh"];
+    let said = system.be.run(&[&exec[..], &[&*long; 3]].concat()).done();
+    assert_eq!(said.stdout, format!("{}\n", long.len()).repeat(3));
+    Ok(())
+}

@@ -3,7 +3,7 @@
 //! It is no chroot, and what it does is done: its mounts are a copy of the machine's, with one
 //! added, and end with it. If `be` dies, it goes on: half done would be worse.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,8 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, move_mount};
 use serde::{Deserialize, Serialize};
 
-use super::{Bind, again, base_environment};
+use super::{Bind, base_environment};
+use super::{again, told};
 use crate::store::Claim;
 
 /// A program to be run in the system that runs.
@@ -60,7 +61,7 @@ impl Beside {
     pub fn start(&self, out: std::fs::File, claim: Option<&Claim>) -> Result<Child> {
         let err = out.try_clone().context("cannot duplicate the log")?;
         let _inherited = claim.map(Claim::inherited).transpose()?;
-        again("__beside", serde_json::to_string(self)?.as_ref())?
+        again("__beside", self)?
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -73,9 +74,8 @@ impl Beside {
 ///
 /// # Errors
 /// Always, if it returns: a mount failed or the program could not be started.
-pub fn beside(argument: &OsStr) -> Result<i32> {
-    let text = argument.to_str().context("the program is not UTF-8")?;
-    let job: Beside = serde_json::from_str(text)?;
+pub fn beside(arguments: &[OsString]) -> Result<i32> {
+    let job: Beside = told(arguments)?;
     if let Some(seen) = &job.seen {
         unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
         // What is mounted on the machine meanwhile is seen; ours is seen by nobody else.

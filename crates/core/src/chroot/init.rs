@@ -1,6 +1,6 @@
 //! The three helpers behind a [`Job`], in the order in which they start each other.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -18,14 +18,15 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::wait::{Interrupted, wait};
-use super::{Job, again, exit_code, group, mounts};
+use super::{Job, exit_code, group, mounts};
+use super::{again, told};
 
 /// `be __supervise JOB`: make the namespaces, start PID 1, wait for it.
 ///
 /// # Errors
 /// When a namespace cannot be made; otherwise the exit code of the program.
-pub fn supervise(argument: &OsStr) -> Result<i32> {
-    let job = read(argument)?;
+pub fn supervise(arguments: &[OsString]) -> Result<i32> {
+    let job: Job = told(arguments)?;
     die_with_parent(job.parent)?;
     if let Some(dir) = &job.group {
         group::join(dir);
@@ -41,7 +42,7 @@ pub fn supervise(argument: &OsStr) -> Result<i32> {
         None::<&str>,
     )
     .context("cannot make the mounts private")?;
-    let mut child = again("__init", &job.for_child()?)?
+    let mut child = again("__init", &job.for_child())?
         .spawn()
         .context("cannot start PID 1 of the namespace")?;
     Ok(exit_code(wait(&mut child, &interrupted, || ())?))
@@ -61,8 +62,8 @@ struct Enter {
 ///
 /// # Errors
 /// When a mount fails; otherwise the exit code of the program.
-pub fn init(argument: &OsStr) -> Result<i32> {
-    let job = read(argument)?;
+pub fn init(arguments: &[OsString]) -> Result<i32> {
+    let job: Job = told(arguments)?;
     die_with_parent(job.parent)?;
     let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;
     let stage = mounts::build(&job)?;
@@ -74,7 +75,7 @@ pub fn init(argument: &OsStr) -> Result<i32> {
         argv: job.argv.clone(),
         env: job.env.clone(),
     };
-    let child = again("__enter", serde_json::to_string(&enter)?.as_ref())?
+    let child = again("__enter", &enter)?
         .spawn()
         .context("cannot start the program")?;
     drop(child_end);
@@ -91,9 +92,8 @@ pub fn init(argument: &OsStr) -> Result<i32> {
 ///
 /// # Errors
 /// Always, if it returns: the program could not be started.
-pub fn enter(argument: &OsStr) -> Result<i32> {
-    let text = argument.to_str().context("the argument is not UTF-8")?;
-    let enter: Enter = serde_json::from_str(text)?;
+pub fn enter(arguments: &[OsString]) -> Result<i32> {
+    let enter: Enter = told(arguments)?;
     chroot(&enter.root).context("cannot enter the chroot")?;
     chdir("/")?;
     std::fs::OpenOptions::new()
@@ -118,11 +118,6 @@ pub fn enter(argument: &OsStr) -> Result<i32> {
     };
     tracing::error!("cannot run {program} in the environment: {error}");
     Ok(code)
-}
-
-fn read(argument: &OsStr) -> Result<Job> {
-    let text = argument.to_str().context("the job is not UTF-8")?;
-    serde_json::from_str(text).context("cannot read the job")
 }
 
 fn die_with_parent(parent: u32) -> Result<()> {

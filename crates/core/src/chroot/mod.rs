@@ -20,12 +20,12 @@ mod cover;
 mod group;
 mod init;
 mod mounts;
+mod role;
 mod wait;
 
-use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ pub use capture::Captured;
 pub use cover::uncover;
 pub use group::{Group, stop};
 pub use init::{enter, init, supervise};
+pub(crate) use role::{again, told};
 pub use wait::{Interrupted, take_terminal_back, wait, wait_within};
 
 /// Something that is mounted in the environment.
@@ -124,7 +125,7 @@ impl Job {
     /// # Errors
     /// When the supervisor cannot be started. All later failures are its exit status.
     pub fn start(&self, output: Output) -> Result<Child> {
-        let mut command = again("__supervise", &self.for_child()?)?;
+        let mut command = again("__supervise", &self.for_child())?;
         match output {
             Output::Inherited => {}
             Output::ToStderr => {
@@ -143,10 +144,10 @@ impl Job {
             .context("cannot start the supervisor of the chroot")
     }
 
-    fn for_child(&self) -> Result<OsString> {
+    fn for_child(&self) -> Self {
         let mut job = self.clone();
         job.parent = std::process::id();
-        Ok(serde_json::to_string(&job)?.into())
+        job
     }
 }
 
@@ -166,12 +167,6 @@ pub enum Output {
         /// Standard error.
         err: std::fs::File,
     },
-}
-
-pub(crate) fn again(verb: &str, argument: &std::ffi::OsStr) -> Result<Command> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(verb).arg(argument);
-    Ok(command)
 }
 
 /// What every program in a chroot gets; Portage replaces HOME and PATH by itself.

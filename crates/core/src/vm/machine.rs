@@ -1,6 +1,6 @@
 //! The virtual machine: QEMU, which ends with this process, and its serial line.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
@@ -18,7 +18,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use super::disks::Disk;
-use crate::chroot::again;
+use crate::chroot::{again, told};
 use crate::name::EnvName;
 use crate::refusal::Refusal;
 
@@ -185,9 +185,8 @@ impl Boot<'_> {
         };
         let memory = rustix::fs::memfd_create("qemu", rustix::fs::MemfdFlags::CLOEXEC);
         let errors = File::from(memory.context("cannot keep what QEMU says")?);
-        let job = serde_json::to_string(&tied)?;
         // Of a process group of its own: Ctrl-C is for be.
-        let mut child = again("__tied", OsStr::new(&job))?
+        let mut child = again("__tied", &tied)?
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -247,9 +246,8 @@ impl Drop for Machine {
 ///
 /// # Errors
 /// When there is no such program, or the other process has ended.
-pub fn tied(job: &OsStr) -> Result<i32> {
-    let tied: Tied =
-        serde_json::from_slice(job.as_encoded_bytes()).context("cannot read the job")?;
+pub fn tied(arguments: &[OsString]) -> Result<i32> {
+    let tied: Tied = told(arguments)?;
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie this process to its parent")?;
     // It may have ended before that.
     if getppid() != Pid::from_raw(tied.parent) {
