@@ -145,15 +145,36 @@ fn release(system: &System, day: u32, ebuilds: &[(&str, &str)]) -> Result<()> {
     .map(drop)
 }
 
+/// Another repository than Gentoo's, at this address.
+fn overlay(system: &System) -> Result<()> {
+    let script = format!(
+        "export GIT_AUTHOR_DATE=2025-01-01T00:00:00Z GIT_COMMITTER_DATE=2025-01-01T00:00:00Z; \
+         mkdir -p /srv/second/{{profiles,metadata,app-misc/own}}; cd /srv/second; \
+         echo second >profiles/repo_name; echo masters = gentoo >metadata/layout.conf; \
+         cat >app-misc/own/own-1.ebuild <<'END'\n{FLAGGED}END\n\
+         git init -q; git add -A; git -c user.name=x -c user.email=x@x commit -qm second"
+    );
+    sh(system, &script).map(drop)
+}
+
 /// The machine that others are to be like: with the packages of the first day, a flag of its own,
 /// and an environment `made`. Gives its lock.
 fn first(slow: u32) -> Result<(System, String)> {
     let system = System::adopted_lab()?;
     day_one(&system)?;
+    overlay(&system)?;
+    sh(
+        &system,
+        "git clone -q file:///srv/second /var/db/repos/second",
+    )?;
+    let conf = "[second]\nlocation = /var/db/repos/second\nsync-type = git\n\
+                sync-uri = file:///srv/second\n";
+    system.write("/etc/portage/repos.conf/second.conf", conf)?;
     let world = [
         "app-misc/flagged",
         "app-misc/greeter",
         "app-misc/hello",
+        "app-misc/own",
         "app-misc/slow",
     ];
     system.set_world(&world)?;
@@ -173,10 +194,11 @@ fn day_one(system: &System) -> Result<()> {
 }
 
 /// Another machine: of a later day, with other packages, another flag, another world, and the
-/// repository as a shallow checkout.
+/// repository as a shallow checkout, and without the other repository.
 fn second() -> Result<System> {
     let system = System::adopted_lab()?;
     day_one(&system)?;
+    overlay(&system)?;
     let ebuilds = [
         ("app-misc/flagged/flagged-2.ebuild", FLAGGED),
         ("app-misc/hello/hello-3.ebuild", FLAGGED),
@@ -238,7 +260,7 @@ fn the_same_lock_gives_the_same_on_another_machine() -> Result<()> {
         "USE of app-misc/flagged-2: -doc -nls",
         "app-misc/extra:0: added (app-misc/extra-1)",
         "/etc/portage/package.use: a directory -> a file",
-        "world: +app-misc/confy +app-misc/extra +sys-kernel/lab-kernel -app-misc/slow",
+        "world: +app-misc/confy +app-misc/extra +sys-kernel/lab-kernel -app-misc/own -app-misc/slow",
     ] {
         ensure!(told.contains(line), "{line}: {told}");
     }
@@ -408,6 +430,12 @@ fn what_cannot_be_had_or_must_not_be_is_refused_before_anything_is_built() -> Re
     // Work that is in no commit would be lost.
     system.write("/var/db/repos/gentoo/mine", "x")?;
     refused(&text, 3, &["changes of its own", "/var/db/repos/gentoo"])?;
+    // What is not in the environment cannot be made so for it.
+    sh(
+        &system,
+        "cd /var/db/repos; mv gentoo /srv; ln -s /run/gentoo gentoo",
+    )?;
+    refused(&text, 3, &["/var/db/repos/gentoo", "shared by all"])?;
     ensure!(system.listed("new").is_none());
     Ok(())
 }
