@@ -21,7 +21,7 @@ const MIRROR: &str = "mirror.img";
 /// The version of its kernel.
 pub const KERNEL: &str = "6.6.6-small";
 
-/// The file system with its root in `@`, mounted. Dropped, it is gone.
+/// The file system with its root in `@`, or the top level, mounted. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Small {
     // Dropped in this order.
@@ -50,6 +50,17 @@ impl Small {
         let device = disk(&dir, DISK, bytes)?;
         run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
         Self::filled(dir, device, None, "", None)
+    }
+
+    /// A new one whose root is the top level.
+    ///
+    /// # Errors
+    /// There is no permission or no room.
+    pub fn on_top() -> Result<Self> {
+        let dir = temp::dir(SIZE)?;
+        let device = disk(&dir, DISK, SIZE)?;
+        run(cmd("mkfs.btrfs", ["--quiet"]).arg(device.node()))?;
+        Self::filled_at("", dir, device, None, "", None)
     }
 
     /// A new one of so many bytes, whose programs are those of the root in this tar.
@@ -87,25 +98,36 @@ impl Small {
         options: &str,
         tar: Option<&Path>,
     ) -> Result<Self> {
+        Self::filled_at("@", dir, device, mirror, options, tar)
+    }
+
+    fn filled_at(
+        subvolume: &str,
+        dir: temp::Dir,
+        device: Loop,
+        mirror: Option<Loop>,
+        options: &str,
+        tar: Option<&Path>,
+    ) -> Result<Self> {
         let uuid = run(cmd("blkid", ["-p", "-o", "value", "-s", "UUID"]).arg(device.node()))?;
         let uuid = uuid.trim().to_owned();
         let root = dir.path().join("root");
         fs::create_dir(&root)?;
-        {
+        if !subvolume.is_empty() {
             let top = Mount::new(device.node(), &root, "btrfs", "subvolid=5")?;
-            run(cmd("btrfs", ["--quiet", "subvolume", "create"]).arg(top.path().join("@")))?;
+            run(cmd("btrfs", ["--quiet", "subvolume", "create"]).arg(top.path().join(subvolume)))?;
         }
         let mount = Mount::new(
             device.node(),
             &root,
             "btrfs",
-            &format!("subvol=/@{options}"),
+            &format!("subvol=/{subvolume}{options}"),
         )?;
         match tar {
             Some(tar) => base::unpack(tar, mount.path())?,
             None => fill(mount.path())?,
         }
-        furnish(mount.path(), &uuid)?;
+        furnish(mount.path(), &uuid, subvolume)?;
         Ok(Self {
             mount,
             device,
@@ -155,7 +177,7 @@ fn disk(dir: &temp::Dir, name: &str, bytes: u64) -> Result<Loop> {
 }
 
 /// What makes a system bootable to `be`.
-fn furnish(root: &Path, uuid: &str) -> Result<()> {
+fn furnish(root: &Path, uuid: &str, subvolume: &str) -> Result<()> {
     let modules = format!("usr/lib/modules/{KERNEL}");
     let modules = match root.join("lib").is_symlink() {
         true => modules,
@@ -175,7 +197,7 @@ fn furnish(root: &Path, uuid: &str) -> Result<()> {
         ),
         (
             "etc/fstab".to_owned(),
-            &*format!("UUID={uuid} / btrfs subvol=/@,noatime 0 0\n"),
+            &*format!("UUID={uuid} / btrfs subvol=/{subvolume},noatime 0 0\n"),
         ),
     ] {
         fs::write(root.join(&path), text).with_context(|| format!("write {path}"))?;

@@ -93,6 +93,16 @@ impl System {
         Ok(system)
     }
 
+    /// The small one with its root as the top level, after `be init`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn adopted_small_on_top() -> Result<Self> {
+        let system = Self::new(Kind::Small(Small::on_top()?), Layout::TopLevel)?;
+        system.be.run(&["init"]).done();
+        Ok(system)
+    }
+
     /// The small one on a disk of so many bytes, after `be init`.
     ///
     /// # Errors

@@ -363,6 +363,73 @@ fn all_of_its_own_subvolumes_and_none_that_is_shared() -> Result<()> {
     Ok(())
 }
 
+/// The directories below this one that stand for subvolumes which are not there.
+fn placeholders(dir: &Path) -> Result<Vec<String>> {
+    let args = ["-mindepth", "1", "-inum", "2", "-type", "d"];
+    let found = run(cmd("find", [dir]).args(args))?;
+    Ok(found.lines().map(str::to_owned).collect())
+}
+
+/// Back to where subvolumes lay in what was sent, in the root as in other directories; some
+/// of them in places that are other things by now, or nothing.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn back_to_where_subvolumes_lay_in_it() -> Result<()> {
+    let (weak, strong) = (System::adopted_small_on_top()?, System::adopted_small()?);
+    weak.be.run(&["create", "one"]).done();
+    for path in ["machines", "data/gone/image", "data/file", "data/kept"] {
+        fs::create_dir_all(weak.top(path).parent().context("it has one")?)?;
+        weak.make_subvolume(path)?;
+    }
+    run(cmd("chmod", ["711"]).arg(weak.top("machines")))?;
+    weak.be.run(&["create", "two"]).done();
+    // They leave nothing in what is a snapshot of it.
+    let removed = ["data/kept"].map(|path| weak.top(path));
+    weak.send_to(&strong, &["default"], &["--identity", "keep", "weak"])?
+        .done();
+    run(cmd("btrfs", ["-q", "subvolume", "delete"]).args(removed))?;
+
+    strong.be.run(&["create", "-e", "weak", "new"]).done();
+    assert!(strong.env("new", "machines").is_dir());
+    fs::remove_dir_all(strong.env("new", "data/gone"))?;
+    fs::remove_dir_all(strong.env("new", "data/file"))?;
+    fs::write(strong.env("new", "data/file"), "a file now")?;
+    let running = weak.running()?;
+    strong
+        .send_to(&weak, &["new", "--since", "weak"], &[])?
+        .done()
+        .says(&["paths are as they were sent"]);
+    let sent = strong.kept("new", "sent", "root")?;
+    assert_eq!(sent.diff(&weak.kept("new", "received", "root")?), NOTHING);
+    assert_eq!(running.diff(&weak.running()?), NOTHING);
+    assert_eq!(fs::read(weak.env("new", "data/file"))?, b"a file now");
+    for system in [&weak, &strong] {
+        assert_eq!(placeholders(&system.env("new", ""))?, NOTHING);
+        assert!(!system.env("new", "@be").exists());
+    }
+    for dir in ["machines", "data/kept"] {
+        fs::create_dir(weak.env("new", dir).join("usable"))?;
+    }
+    weak.be.run(&["check", "new"]).done();
+    weak.be.run(&["activate", "new"]).done();
+
+    // And there once more, with what became of these directories here: environments came and
+    // went in the store, which lies in this root.
+    weak.be.run(&["destroy", "-y", "two"]).done();
+    fs::remove_dir_all(weak.top("data"))?;
+    weak.write("/etc/motd", "later")?;
+    weak.send_to(
+        &strong,
+        &["default", "--since", "default"],
+        &["--identity", "keep", "again"],
+    )?
+    .done();
+    assert!(!strong.env("again", "data").exists());
+    assert!(!strong.env("again", "@be").exists());
+    assert_eq!(fs::read(strong.env("again", "etc/motd"))?, b"later");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn what_changed_meanwhile_is_carried_and_it_stays_the_same_machine() -> Result<()> {

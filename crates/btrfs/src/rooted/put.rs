@@ -442,7 +442,7 @@ fn set_mode(dir: BorrowedFd<'_>, name: &OsStr, like: &Stat) -> io::Result<()> {
     Ok(chmodat(dir, name, mode, AtFlags::empty())?)
 }
 
-fn set_times(dir: BorrowedFd<'_>, name: &OsStr, like: &Stat) -> io::Result<()> {
+pub(super) fn set_times(dir: BorrowedFd<'_>, name: &OsStr, like: &Stat) -> io::Result<()> {
     let times = Timestamps {
         last_access: timespec(like.st_atime, like.st_atime_nsec),
         last_modification: timespec(like.st_mtime, like.st_mtime_nsec),

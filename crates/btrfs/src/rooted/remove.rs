@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, ResolveFlags, fstat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::put::set_times;
 use super::read::entries;
 use super::{DIR, FileType, Root, openat2_retry};
 use crate::error::Context;
@@ -40,6 +41,21 @@ impl Root {
         unlinkat(&dir, &name, AtFlags::REMOVEDIR).on(OP, path)
     }
 
+    /// Removes the empty directories that a snapshot has in the places of subvolumes, in all of
+    /// the subvolume that this is the root of; gives how many. Nothing can be made in them, and
+    /// what holds one cannot be removed by who does not see it, as a stream of `btrfs send`.
+    /// The times of the directories above them stay. Needs a descriptor for each level.
+    pub fn remove_placeholders(&self) -> Result<u64> {
+        let root = self.sub(".")?;
+        placeholders(root.fd(), Path::new("")).map_err(|(path, error)| {
+            Error::new(
+                "remove what stands for a subvolume in",
+                path,
+                Reason::Io(error),
+            )
+        })
+    }
+
     /// Removes a directory and all below it, or a file. Symlinks are removed
     /// and not followed.
     ///
@@ -61,6 +77,38 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// Below one directory of a subvolume.
+fn placeholders(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+) -> std::result::Result<u64, (PathBuf, io::Error)> {
+    let failed = |error: io::Error| (path.to_owned(), error);
+    let errno = |error: Errno| failed(error.into());
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (name, kind) in entries(dir).map_err(failed)? {
+        if !kind.is_dir() {
+            continue;
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let child = openat2_retry(dir, Path::new(&name), DIR, resolve).map_err(errno)?;
+        match fstat(&child).map_err(errno)?.st_ino {
+            PLACEHOLDER_INODE => found.push(name),
+            ROOT_INODE => {}
+            _ => count += placeholders(child.as_fd(), &path.join(&name))?,
+        }
+    }
+    if found.is_empty() {
+        return Ok(count);
+    }
+    let before = fstat(dir).map_err(errno)?;
+    for name in &found {
+        unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(errno)?;
+    }
+    set_times(dir, OsStr::new("."), &before).map_err(failed)?;
+    Ok(count + found.len() as u64)
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -266,6 +266,8 @@ impl<'a> Coming<'a> {
         };
         let (parent, info) = kept.open(self.session)?;
         let (_, root) = make_snapshot(self.session, &home, &place, &parent, Mode::Writable)?;
+        // The stream knows nothing of them, and would have to remove what holds them.
+        root.remove_placeholders()?;
         let uuid = named.parse().context("a UUID is damaged")?;
         let parent = Parent { uuid, root: parent };
         Ok((root, Some(parent), Some(info)))
