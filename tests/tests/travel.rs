@@ -377,6 +377,14 @@ fn placeholders(dir: &Path) -> Result<Vec<String>> {
 fn back_to_where_subvolumes_lay_in_it() -> Result<()> {
     let (weak, strong) = (System::adopted_small_on_top()?, System::adopted_small()?);
     weak.be.run(&["create", "one"]).done();
+    fs::create_dir(weak.top("data"))?;
+    // Until subvolumes have higher numbers than that directory has.
+    let many: Vec<_> = (0..100).map(|n| format!("many{n}")).collect();
+    for path in &many {
+        weak.make_subvolume(path)?;
+    }
+    let many = many.iter().map(|path| weak.top(path));
+    run(cmd("btrfs", ["-q", "subvolume", "delete"]).args(many))?;
     for path in ["machines", "data/gone/image", "data/file", "data/kept"] {
         fs::create_dir_all(weak.top(path).parent().context("it has one")?)?;
         weak.make_subvolume(path)?;

@@ -297,6 +297,27 @@ impl<'a> Command<'a> {
     }
 }
 
+/// The length of the command that ends a stream, in bytes.
+pub const END_LENGTH: usize = COMMAND_HEAD;
+
+/// Whether these bytes are the command that ends a stream.
+pub fn is_end(bytes: &[u8]) -> bool {
+    bytes.len() == END_LENGTH && bytes[..6] == [0, 0, 0, 0, 21, 0]
+}
+
+/// The command that removes an empty directory, without its checksum.
+pub fn remove_dir(path: &Path) -> Vec<u8> {
+    let path = path.as_os_str().as_bytes();
+    let length = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+    let mut command = u32::from(length(path.len() + 4)).to_le_bytes().to_vec();
+    command.extend(12u16.to_le_bytes());
+    command.extend([0; 4]);
+    command.extend((PATH as u16).to_le_bytes());
+    command.extend(length(path.len()).to_le_bytes());
+    command.extend(path);
+    command
+}
+
 /// Cuts a stream into its commands, however it comes.
 #[derive(Debug, Default)]
 pub struct Splitter {
@@ -423,6 +444,8 @@ pub(crate) mod tests {
         let offset = 7u64.to_le_bytes();
         stream.extend(written(15, &[(15, b"a/b"), (18, &offset), (19, b"data")]));
         stream.extend(written(21, &[]));
+        assert!(is_end(&stream[stream.len() - END_LENGTH..]));
+        assert_eq!(remove_dir(Path::new("a/b")), written(12, &[(15, b"a/b")]));
         let (all, complete) = commands(&stream, stream.len()).unwrap();
         assert!(complete);
         assert_eq!(all.len(), 3);

@@ -11,5 +11,5 @@ mod command;
 mod touched;
 
 pub use apply::{Apply, Parent};
-pub use command::{Command, Splitter};
+pub use command::{Command, END_LENGTH, Splitter, is_end, remove_dir};
 pub use touched::Touched;

@@ -1,7 +1,7 @@
 //! Which paths a stream has written to, by the names that they have in the end.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,19 @@ impl Touched {
     pub fn into_paths(self) -> impl Iterator<Item = PathBuf> {
         let paths = self.paths.into_iter();
         paths.map(|path| PathBuf::from(OsString::from_vec(path)))
+    }
+
+    /// Names in the root directory as the kernel gives them to what has no other name for a
+    /// while, `oINODE-GENERATION-NUMBER` (`gen_unique_name` of `fs/btrfs/send.c`).
+    pub fn orphans(&self) -> impl Iterator<Item = &Path> {
+        let number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+        let orphan = move |path: &[u8]| {
+            let rest = path.strip_prefix(b"o").unwrap_or_default();
+            let parts: Vec<_> = rest.split(|b| *b == b'-').collect();
+            parts.len() == 3 && parts.into_iter().all(number)
+        };
+        let all = self.paths.iter().filter(move |path| orphan(path));
+        all.map(|path| Path::new(OsStr::from_bytes(path)))
     }
 
     /// How many there are.
@@ -113,6 +126,18 @@ mod tests {
         }
         let paths = touched.into_paths();
         paths.map(|p| p.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_was_left_without_a_name() {
+        let mut touched = Touched::default();
+        for path in [
+            "o1-2-0", "o1-2", "o1-2-x", "o1-2-3-4", "o1--0", "p1-2-0", "d/o1-2-0",
+        ] {
+            touched.note(&Command::Unlink(Path::new(&format!("{path}/x"))));
+        }
+        let found: Vec<_> = touched.orphans().collect();
+        assert_eq!(found, [Path::new("o1-2-0")]);
     }
 
     #[test]

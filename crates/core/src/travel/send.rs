@@ -2,11 +2,12 @@
 
 use std::io::{self, Read, Write, pipe};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 use be_btrfs::Root;
-use be_btrfs::stream::{Splitter, Touched};
+use be_btrfs::stream::{END_LENGTH, Splitter, Touched, is_end, remove_dir};
 use chrono::{DateTime, FixedOffset};
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -396,7 +397,7 @@ fn send_one(
                 .top
                 .send(tree.root.fd(), tree.parent, to.as_fd())
         });
-        let read = read_all(&mut from, writer, moved, watch);
+        let read = read_all(&mut from, &tree.root, writer, moved, watch);
         // So that the kernel does not wait for a reader.
         drop(from);
         let sent = kernel.join();
@@ -412,27 +413,56 @@ fn send_one(
 
 fn read_all(
     from: &mut impl Read,
+    root: &Root,
     writer: &mut Writer<impl Write>,
     moved: &mut Moved,
     watch: Watch<'_>,
 ) -> Result<(Touched, bool)> {
     let (mut touched, mut splitter) = (Touched::default(), Splitter::new());
-    let mut buffer = vec![0; LONGEST];
-    loop {
-        let count = fill(from, &mut buffer)?;
-        if count == 0 {
-            writer.frame(Kind::EndOfData, b"").context(GONE)?;
-            return Ok((touched, splitter.is_complete()));
-        }
-        splitter.feed(&buffer[..count], |command| {
+    let mut pass = |piece: &[u8], touched: &mut Touched| -> Result<bool> {
+        splitter.feed(piece, |command| {
             touched.note(&command);
             Ok::<_, anyhow::Error>(())
         })?;
-        writer.frame(Kind::Data, &buffer[..count]).context(GONE)?;
-        moved.bytes += count as u64;
+        writer.frame(Kind::Data, piece).context(GONE)?;
+        moved.bytes += piece.len() as u64;
         moved.stream = writer.written;
         watch(*moved);
+        Ok(splitter.is_complete())
+    };
+    let (mut buffer, mut held) = (vec![0; LONGEST], 0);
+    loop {
+        let count = held + fill(from, &mut buffer[held..])?;
+        // Something may have to come before the last command.
+        let now = count.saturating_sub(END_LENGTH);
+        pass(&buffer[..now], &mut touched)?;
+        if count == buffer.len() {
+            buffer.copy_within(now.., 0);
+            held = count - now;
+            continue;
+        }
+        if is_end(&buffer[now..count]) {
+            for path in forgotten(&touched, root)? {
+                pass(&remove_dir(&path), &mut touched)?;
+            }
+        }
+        let complete = pass(&buffer[now..count], &mut touched)?;
+        writer.frame(Kind::EndOfData, b"").context(GONE)?;
+        return Ok((touched, complete));
     }
+}
+
+/// Directories that the kernel forgets to remove: it takes the number of a subvolume that lay
+/// in one for that of an inode, which it waits for (`can_rmdir` of `fs/btrfs/send.c`).
+fn forgotten(touched: &Touched, root: &Root) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in touched.orphans() {
+        match root.lstat(path) {
+            Err(e) if e.is_not_found() => found.push(path.to_owned()),
+            there => drop(there?),
+        }
+    }
+    Ok(found)
 }
 
 /// As much as there is, up to all of the buffer.
