@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -557,6 +557,89 @@ fn what_is_kept_what_is_shown_and_what_is_not_begun() -> Result<()> {
         .says(&["would not boot here"]);
     assert_eq!(strong.record("bare")?["state"], "ready");
     assert!(!strong.menu()?.contains("/@be/bare/"));
+    Ok(())
+}
+
+/// `be send` that waits for somebody to read on.
+fn sending(system: &System, args: &[&str]) -> Result<(Child, std::io::PipeReader)> {
+    let (mut reader, writer) = std::io::pipe()?;
+    let mut command = system.be.command(&[&["send"][..], args].concat());
+    let child = command.stdout(writer).stderr(Stdio::null()).spawn()?;
+    drop(command);
+    let mut magic = [0; 8];
+    std::io::Read::read_exact(&mut reader, &mut magic)?;
+    assert_eq!(&magic, b"BESTREAM");
+    Ok((child, reader))
+}
+
+/// The names of the snapshots of an environment.
+fn snapshots(system: &System, env: &str) -> Result<Vec<String>> {
+    let record = system.record(env)?;
+    let all = record["snapshots"].as_array().cloned().unwrap_or_default();
+    let names = all.iter().filter_map(|s| s["name"].as_str());
+    Ok(names.map(str::to_owned).collect())
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn only_what_was_sent_to_its_end_is_a_parent() -> Result<()> {
+    let (weak, strong) = two()?;
+    let mut random = vec![0; 4 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    weak.send_to(&strong, &["x"], &[])?.done();
+
+    // Nothing is written, and it is relative to itself.
+    let same = weak.send_to(&strong, &["x", "--since", "x"], &["same"])?;
+    same.done();
+    assert_eq!(strong.record("same")?["origin"], "x");
+
+    // One that is killed is none, and goes with the next one.
+    fs::write(weak.env("x", "srv/random"), &random)?;
+    let (mut be, reader) = sending(&weak, &["x", "--since", "x"])?;
+    be.kill()?;
+    let _killed = be.wait()?;
+    drop(reader);
+    let before = snapshots(&weak, "x")?;
+    assert_eq!(before.len(), 3, "{before:?}");
+    weak.send_to(&strong, &["x", "--since", "x"], &["x2"])?
+        .done();
+    assert_eq!(fs::read(strong.env("x2", "srv/random"))?, random);
+    let after = snapshots(&weak, "x")?;
+    assert_eq!(after.len(), 2, "{before:?} became {after:?}");
+
+    // Two at the same time: what the one sends, and is relative to, the other lets be.
+    fs::write(weak.env("x", "srv/text"), "three")?;
+    random.reverse();
+    fs::write(weak.env("x", "srv/random"), &random)?;
+    let (mut be, mut reader) = sending(&weak, &["x", "--since", "x"])?;
+    for (text, name) in [("four", "x4"), ("five", "x5")] {
+        fs::write(weak.env("x", "srv/text"), text)?;
+        weak.send_to(&strong, &["x", "--since", "x"], &[name])?
+            .done();
+        assert_eq!(fs::read(strong.env(name, "srv/text"))?, text.as_bytes());
+    }
+    let mut stream = b"BESTREAM".to_vec();
+    std::io::Read::read_to_end(&mut reader, &mut stream)?;
+    assert!(be.wait()?.success());
+    strong.receive(&stream, &["x3"])?.done();
+    assert_eq!(fs::read(strong.env("x3", "srv/text"))?, b"three");
+    weak.send("x.be", &["x"])?.1.done();
+    let left = snapshots(&weak, "x")?;
+    assert!(left.len() <= 3, "{left:?}");
+
+    // What the other side has lost, or never taken, is not chosen by who knows it.
+    let older = format!("x@{}", left[0]);
+    fs::write(weak.env("x", "srv/text"), "six")?;
+    let (path, sent) = weak.send("six.be", &["x", "--since", &older])?;
+    sent.done();
+    let names = ["x", "same", "x2", "x3", "x4", "x5"];
+    strong
+        .be
+        .run(&[&["destroy", "-y"][..], &names].concat())
+        .done();
+    let lost = strong.receive(&fs::read(path)?, &[])?.exits(REFUSED);
+    lost.says(&["is not here", "be send x --since x@SNAP"]);
+    weak.refuses(REFUSED, &["send", "x", "--since", "x@none"], &["x@none"])?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use be_core::execute::{Done, confirm_running, execute, finish_rename, note_failed, sweep};
@@ -63,6 +64,20 @@ impl<'a> Context<'a> {
     pub fn begin(&mut self) -> Result<Work> {
         let work = self.begin_unconfirmed()?;
         self.confirm(work)
+    }
+
+    /// As [`Context::begin`], with the patience of who comes back after hours of work.
+    pub fn begin_patiently(&mut self) -> Result<Work> {
+        const PATIENCE: Duration = Duration::from_secs(600);
+        let start = Instant::now();
+        loop {
+            match self.begin() {
+                Err(e)
+                    if matches!(e.downcast_ref(), Some(Refusal::Busy { .. }))
+                        && start.elapsed() < PATIENCE => {}
+                begun => return begun,
+            }
+        }
     }
 
     /// As [`Context::begin`], for who may be leaving a bad environment.

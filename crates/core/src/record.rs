@@ -569,6 +569,9 @@ pub struct Snapshot {
     pub description: String,
     /// What the environment was then.
     pub state: State,
+    /// It was taken to be sent, and that has not come to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sending: bool,
     /// A subvolume each; the first one is of the root.
     pub subvolumes: Vec<SnapshotMember>,
     #[serde(flatten)]
@@ -623,6 +626,7 @@ impl Snapshot {
             created,
             description: String::new(),
             state,
+            sending: false,
             subvolumes: Vec::new(),
             extra: Map::new(),
         }

@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, stdin};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use be_core::execute::execute;
 use be_core::name::EnvName;
 use be_core::plan::{Plan, Step, default};
 use be_core::record::Record;
-use be_core::refusal::{Refusal, exit};
+use be_core::refusal::exit;
 use be_core::session::Session;
 use be_core::travel::{Coming, Decision, Header, Identity, Incoming, Taken, Travel, decide};
 use serde_json::json;
@@ -58,9 +57,6 @@ impl From<Which> for Identity {
     }
 }
 
-/// What came may have taken hours: so long another be may have the lock.
-const PATIENCE: Duration = Duration::from_secs(600);
-
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let from = match &args.file {
         Some(path) => {
@@ -84,7 +80,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let coming = Coming::begin(&session, &decision.name, &lock)?;
     drop(lock);
     let taken = take(ctx, &coming, incoming, &decision)?;
-    let work = begin_patiently(ctx)?;
+    let work = ctx.begin_patiently()?;
     let decision = decide(&work.inv, &header, args.name.as_ref())?;
     let about = (&header, &decision);
     let record = coming.publish(&work.inv, about, &taken, identity, ctx.now)?;
@@ -104,18 +100,6 @@ fn take<R: Read>(
     });
     ctx.reporter.moved_all();
     taken
-}
-
-fn begin_patiently(ctx: &mut Context) -> Result<Work> {
-    let start = Instant::now();
-    loop {
-        match ctx.begin() {
-            Err(e)
-                if matches!(e.downcast_ref(), Some(Refusal::Busy { .. }))
-                    && start.elapsed() < PATIENCE => {}
-            begun => return begun,
-        }
-    }
 }
 
 /// Its entry in the menu, if it would boot here.

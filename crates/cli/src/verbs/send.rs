@@ -27,9 +27,10 @@ use crate::reporter::{Amount, Outcome};
     ssh strong be send web-new --since web | be receive\n  \
     be send web -o /mnt/usb/web.be")]
 pub struct Args {
-    /// Only what is different from this one, as it was sent or received last.
-    #[arg(long, value_name = "ENV", add = complete::environments())]
-    since: Option<EnvName>,
+    /// Only what is different from this one, as it was sent or received last, or from this
+    /// snapshot that was.
+    #[arg(long, value_name = "ENV[@SNAP]", add = complete::both())]
+    since: Option<Named>,
     /// Write to this file, which appears when it is complete.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -70,20 +71,20 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let outgoing = travel::prepare(&ctx.session, work.inv, &sending, ctx.now, &lock)?;
     drop(lock);
     let sent = stream(args, ctx, &outgoing);
-    let notes = let_go(ctx, &outgoing, sent.is_ok());
+    let snapshot = outgoing.snapshot.clone();
+    let notes = finish(ctx, outgoing, sent.is_ok());
     let moved = sent?;
     Ok(Outcome::new(json!({
         "environment": args.env,
-        "snapshot": outgoing.snapshot,
+        "snapshot": snapshot,
         "since": sending.since,
         "bytes": moved.bytes,
         "stream_bytes": moved.stream,
     }))
     .notes([format!(
-        "sent {}, in a stream of {}; it is kept as {}",
+        "sent {}, in a stream of {}; it is kept as {snapshot}",
         Amount(moved.bytes),
         Amount(moved.stream),
-        outgoing.snapshot
     )])
     .notes(notes))
 }
@@ -126,16 +127,24 @@ fn stream_to(args: &Args, ctx: &mut Context, outgoing: &Outgoing, to: impl Write
     sent
 }
 
-/// What is not needed any more. That it cannot be deleted now is no failure of sending.
-fn let_go(ctx: &mut Context, outgoing: &Outgoing, sent: bool) -> Vec<String> {
-    let mut try_all = || -> Result<Vec<Named>> {
-        let work = ctx.begin()?;
-        let names = travel::tidy(&work.inv, outgoing, sent);
-        let Some(lock) = work.lock.filter(|_| !names.is_empty()) else {
-            return Ok(Vec::new());
+/// Write down what was sent, and delete what is not needed any more. That this cannot be done
+/// now is no failure of sending.
+fn finish(ctx: &mut Context, outgoing: Outgoing, sent: bool) -> Vec<String> {
+    let try_all = || -> Result<()> {
+        let work = match sent {
+            true => ctx.begin_patiently()?,
+            false => ctx.begin()?,
         };
+        let lock = work.lock.context("the lock is held")?;
+        if sent {
+            outgoing.mark(&ctx.session, &work.inv, &lock)?;
+        }
+        let names = travel::tidy(&ctx.session, &work.inv, outgoing, sent);
+        if names.is_empty() {
+            return Ok(());
+        }
         let request = plan::Destroy {
-            names: names.clone(),
+            names,
             unmount: false,
             chosen: None,
             strangers: Vec::new(),
@@ -143,10 +152,12 @@ fn let_go(ctx: &mut Context, outgoing: &Outgoing, sent: bool) -> Vec<String> {
         let uses = ctx.session.uses(&work.inv)?;
         let plan = plan::destroy(&work.inv, &uses, &request)?;
         execute(&ctx.session, work.inv, &plan, &lock)?;
-        Ok(names)
+        Ok(())
     };
     match try_all() {
-        Ok(_) => Vec::new(),
-        Err(e) => vec![format!("what was sent before is still kept: {e:#}")],
+        Ok(()) => Vec::new(),
+        Err(e) => vec![format!(
+            "that it was sent, and what is not needed any more, waits for the next be send: {e:#}"
+        )],
     }
 }

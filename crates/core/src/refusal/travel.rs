@@ -38,10 +38,11 @@ pub enum Travel {
         /// What is different.
         why: String,
     },
-    /// Of this environment nothing was sent or received that a stream could be relative to.
+    /// Of this environment nothing was sent or received to its end that a stream could be
+    /// relative to.
     NeverTravelled {
-        /// It.
-        name: EnvName,
+        /// It, or a snapshot of it.
+        name: Named,
         /// What was to be sent.
         send: EnvName,
     },
@@ -99,6 +100,14 @@ impl Travel {
             }
             Self::ParentChanged { name, .. } => format!(
                 "be destroy {name}, and send all of the environment: be send without --since"
+            ),
+            Self::ParentMissing {
+                send,
+                since: Some(since),
+                ..
+            } => format!(
+                "where it comes from: be send {send} --since {since}@SNAP, with one that came here \
+                 (be list -s {since} shows them), or all of it: be send {send} without --since"
             ),
             Self::ParentMissing { send, .. } => {
                 format!("send all of it, where it comes from: be send {send} without --since")

@@ -1,15 +1,20 @@
 //! What was sent or received before and is kept: found again, and known to be unchanged.
 
+use std::fs::File;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use be_btrfs::{Root, SubvolumeInfo};
+use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{Mode, OFlags};
 
 use super::Travel;
 use crate::model::{Environment, Inventory, SnapshotState};
-use crate::name::{EnvName, Named};
-use crate::record::{Snapshot, SnapshotMember};
+use crate::name::{EnvName, Named, SnapName};
+use crate::record::{Snapshot, SnapshotMember, snapshot_place};
+use crate::refusal::Refusal;
 use crate::session::Session;
+use crate::store::Paths;
 
 /// One subvolume that travelled, and is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,12 @@ pub(super) fn latest(env: &Environment) -> Option<Vec<Kept>> {
     let mut last = all.filter(|(snapshot, _)| travelled(snapshot));
     let (snapshot, found) = last.next_back()?;
     Some(of(env.name(), snapshot, found))
+}
+
+/// What of one of its snapshots travelled, as far as it is there.
+pub(super) fn chosen(env: &Environment, name: &SnapName) -> Result<Option<Vec<Kept>>, Refusal> {
+    let (snapshot, found) = env.snapshot(name)?;
+    Ok(travelled(snapshot).then(|| of(env.name(), snapshot, found)))
 }
 
 /// The subvolumes of a snapshot that are there.
@@ -104,6 +115,38 @@ impl Kept {
             None
         }
     }
+}
+
+/// That somebody sends a snapshot, or what is relative to it: it stays meanwhile.
+#[derive(Debug)]
+pub(super) struct Held(#[allow(dead_code)] Flock<File>);
+
+impl Held {
+    /// Hold a snapshot, beside others who do.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(super) fn of(session: &Session, name: &Named) -> Result<Self> {
+        let held = lock(session, name, FlockArg::LockSharedNonblock)?;
+        Ok(Self(held.context("it is held")?))
+    }
+}
+
+/// Whether nobody sends it, or what is relative to it. Who asks has the lock of the store.
+pub(super) fn is_idle(session: &Session, name: &Named) -> bool {
+    matches!(
+        lock(session, name, FlockArg::LockExclusiveNonblock),
+        Ok(Some(_))
+    )
+}
+
+fn lock(session: &Session, name: &Named, how: FlockArg) -> Result<Option<Flock<File>>> {
+    let snapshot = name.snapshot.as_ref().context("a snapshot has a name")?;
+    let dir = Paths::environment(&name.env).join(snapshot_place(snapshot));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(session.store.top.fd(), &dir, flags, Mode::empty())
+        .with_context(|| format!("cannot open /{}", dir.display()))?;
+    Ok(Flock::lock(File::from(fd), how).ok())
 }
 
 #[cfg(test)]

@@ -13,14 +13,14 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::frame::{Kind, LONGEST, Writer};
 use super::header::{Header, Holder, SCHEMA, Sent, Trailer};
-use super::kept::{Kept, identity, latest, travelled, was_received};
+use super::kept::{Held, Kept, chosen, identity, is_idle, latest, travelled, was_received};
 use super::{Moved, Travel, Watch, adapt, listing};
 use crate::execute::execute;
 use crate::layout::{Layout, Source, sources};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
-use crate::plan::{self, Plan};
-use crate::record::Travelled;
+use crate::plan::{self, Plan, Step};
+use crate::record::{Snapshot, Travelled};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -39,8 +39,9 @@ pub struct Send {
     pub env: EnvName,
     /// What that consists of.
     pub layout: Layout,
-    /// Only what is different from this one, as that travelled last.
-    pub since: Option<EnvName>,
+    /// Only what is different from this one, as that travelled last, or from this snapshot of
+    /// one.
+    pub since: Option<Named>,
     /// The time.
     pub now: DateTime<FixedOffset>,
 }
@@ -93,37 +94,46 @@ pub fn plan_send(inv: &Inventory, request: &Send) -> Result<Sending, Refusal> {
     };
     let parents: Vec<_> = members.iter().map(|m| parent(&m.mount)).collect();
     let name = free_name(env);
+    let snapshot = plan::Snapshot {
+        env: request.env.clone(),
+        layout: request.layout.clone(),
+        name: name.clone(),
+        description: "as it was sent, for be send --since".into(),
+        now: request.now,
+    };
+    let mut plan = plan::snapshot(inv, &snapshot)?;
+    for step in &mut plan.steps {
+        if let Step::Snapshot(spec) = step {
+            spec.snapshot.sending = true;
+        }
+    }
     Ok(Sending {
         snapshot: Named::snapshot(&request.env, &name),
         since: parents.iter().flatten().next().map(|k| k.named.clone()),
-        plan: plan::snapshot(
-            inv,
-            &plan::Snapshot {
-                env: request.env.clone(),
-                layout: request.layout.clone(),
-                name,
-                description: "as it was sent, for be send --since".into(),
-                now: request.now,
-            },
-        )?,
+        plan,
         members,
         parents,
         env: request.env.clone(),
         description: env.record.description.clone(),
-        since_name: request.since.clone(),
+        since_name: request.since.as_ref().map(|since| since.env.clone()),
     })
 }
 
-/// What of the environment `since` travelled last; its root has to be there.
-fn kept_of(inv: &Inventory, since: &EnvName, send: &EnvName) -> Result<Vec<Kept>, Refusal> {
-    let kept = latest(inv.get(since)?).unwrap_or_default();
+/// What of `since` travelled, last or as that snapshot; its root has to be there.
+fn kept_of(inv: &Inventory, since: &Named, send: &EnvName) -> Result<Vec<Kept>, Refusal> {
+    let env = inv.get(&since.env)?;
+    let kept = match &since.snapshot {
+        Some(snapshot) => chosen(env, snapshot)?,
+        None => latest(env),
+    };
+    let kept = kept.unwrap_or_default();
     match kept.iter().any(|kept| kept.member.mount == "/") {
         true => Ok(kept),
         false => Err(Refusal::Travel(Travel::NeverTravelled {
             name: since.clone(),
-            send: match since == send {
-                true => send.clone(),
-                false => since.clone(),
+            send: match since.snapshot {
+                Some(_) => send.clone(),
+                None => since.env.clone(),
             },
         })),
     }
@@ -186,11 +196,15 @@ pub struct Outgoing {
     /// It was taken for this, and not for an earlier one.
     pub fresh: bool,
     trees: Vec<Tree>,
+    /// It, and what it is relative to.
+    _held: Vec<Held>,
 }
 
 #[derive(Debug)]
 struct Tree {
     root: Root,
+    /// The transaction that last changed something in it.
+    changed: u64,
     parent: Option<u64>,
     /// So that it stays.
     _parent: Option<Root>,
@@ -216,16 +230,20 @@ pub fn prepare(
         });
     }
     let holders = holders(session, &sending.members)?;
+    // What it is relative to may be it, if nothing was written; but nothing is its own parent.
     let again = still_the_same(session, &inv, sending)?;
+    let again = again.filter(|snapshot| sending.since.as_ref() != Some(snapshot));
     let fresh = again.is_none();
     let snapshot = match again {
         Some(snapshot) => snapshot,
         None => {
             execute(session, inv, &sending.plan, lock)?;
-            mark(session, &sending.snapshot)?;
             sending.snapshot.clone()
         }
     };
+    let held = std::iter::once(&snapshot).chain(&sending.since);
+    let held = held.map(|name| Held::of(session, name));
+    let held = held.collect::<Result<_>>()?;
     let record = session.store.record_of(&sending.env)?;
     let name = snapshot.snapshot.as_ref().context("a snapshot is named")?;
     let taken = record.snapshot(name).context("the snapshot is gone")?;
@@ -256,6 +274,7 @@ pub fn prepare(
         };
         trees.push(Tree {
             root,
+            changed: info.ctransid,
             parent: id,
             _parent: parent,
         });
@@ -275,6 +294,7 @@ pub fn prepare(
         snapshot,
         fresh,
         trees,
+        _held: held,
     })
 }
 
@@ -282,7 +302,7 @@ pub fn prepare(
 fn still_the_same(session: &Session, inv: &Inventory, sending: &Sending) -> Result<Option<Named>> {
     let env = inv.get(&sending.env)?;
     let snapshots = env.record.snapshots.iter().zip(&env.snapshots);
-    let sent = |s: &crate::record::Snapshot| travelled(s) && !was_received(s);
+    let sent = |s: &Snapshot| travelled(s) && !was_received(s);
     let Some((snapshot, found)) = snapshots.rev().find(|(s, _)| sent(s)) else {
         return Ok(None);
     };
@@ -328,28 +348,6 @@ fn holders(session: &Session, members: &[Source]) -> Result<Vec<Vec<Holder>>> {
     Ok(all)
 }
 
-/// Write down that a snapshot travels, and by what it is known to be unchanged.
-fn mark(session: &Session, snapshot: &Named) -> Result<()> {
-    let store = &session.store;
-    let home = Paths::environment(&snapshot.env);
-    let mut record = store.record_of(&snapshot.env)?;
-    let name = snapshot.snapshot.as_ref();
-    let mut taken = record
-        .snapshots
-        .iter_mut()
-        .filter(|s| Some(&s.name) == name);
-    let taken = taken.next().context("the snapshot is gone")?;
-    let place = home.join(taken.place());
-    for member in &mut taken.subvolumes {
-        let root = store.root_of(&place.join(crate::record::place(&member.mount)))?;
-        member.travelled = Some(Travelled {
-            received: None,
-            changed: be_btrfs::subvolume_info(&root)?.ctransid,
-        });
-    }
-    store.write_record(&home, &record)
-}
-
 impl Outgoing {
     /// Write the stream. Gives what it comes to.
     ///
@@ -374,6 +372,33 @@ impl Outgoing {
         moved.stream = writer.end().context(GONE)?;
         watch(moved);
         Ok(moved)
+    }
+
+    /// Write down that all of it was sent, and by what it is known to be unchanged: from now on
+    /// a stream can be relative to it.
+    ///
+    /// # Errors
+    /// It is not there any more, or the record cannot be written.
+    pub fn mark(&self, session: &Session, inv: &Inventory, _lock: &Lock) -> Result<()> {
+        let is_it = |s: &Snapshot| {
+            let of = s.subvolumes.iter().map(|m| &m.uuid);
+            of.eq(self.header.subvolumes.iter().map(|s| &s.uuid))
+        };
+        // The environment may have another name by now.
+        let mut envs = inv.environments.iter().map(|env| &env.record);
+        let record = envs.find(|record| record.snapshots.iter().any(is_it));
+        let mut record = record.context("what was sent is gone")?.clone();
+        for taken in record.snapshots.iter_mut().filter(|s| is_it(s)) {
+            taken.sending = false;
+            for (member, tree) in taken.subvolumes.iter_mut().zip(&self.trees) {
+                member.travelled = Some(Travelled {
+                    received: None,
+                    changed: tree.changed,
+                });
+            }
+        }
+        let home = Paths::environment(&record.name);
+        session.store.write_record(&home, &record)
     }
 }
 
@@ -481,21 +506,32 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// What is to be let go of after an environment was sent: of what was sent before, the last
 /// one stays, in case the other side could not take this one. After a failure, what was taken
-/// for it.
-pub fn tidy(inv: &Inventory, outgoing: &Outgoing, sent: bool) -> Vec<Named> {
+/// for it. What others had begun to send who do so no more goes each time; what is being sent,
+/// or is what that is relative to, stays.
+pub fn tidy(session: &Session, inv: &Inventory, outgoing: Outgoing, sent: bool) -> Vec<Named> {
+    let names = doomed(inv, &outgoing, sent);
+    // It holds what was sent.
+    drop(outgoing);
+    let idle = names.into_iter().filter(|name| is_idle(session, name));
+    idle.collect()
+}
+
+fn doomed(inv: &Inventory, outgoing: &Outgoing, sent: bool) -> Vec<Named> {
     let Ok(env) = inv.get(&outgoing.snapshot.env) else {
         return Vec::new();
     };
-    if !sent {
-        let fresh = outgoing.fresh.then(|| outgoing.snapshot.clone());
-        return fresh.into_iter().collect();
+    let named = |s: &Snapshot| Named::snapshot(env.name(), &s.name);
+    let all = || env.record.snapshots.iter().rev();
+    let others = all().filter(|s| named(s) != outgoing.snapshot);
+    let mut names: Vec<_> = others.clone().filter(|s| s.sending).map(named).collect();
+    match sent {
+        true => {
+            let own = others.filter(|s| travelled(s) && !was_received(s));
+            names.extend(own.skip(1).map(named));
+        }
+        false => names.extend(outgoing.fresh.then(|| outgoing.snapshot.clone())),
     }
-    let own = env.record.snapshots.iter().rev();
-    let own = own.filter(|s| travelled(s) && !was_received(s));
-    let others = own
-        .map(|s| Named::snapshot(env.name(), &s.name))
-        .filter(|name| *name != outgoing.snapshot);
-    others.skip(1).collect()
+    names
 }
 
 #[cfg(test)]
@@ -518,7 +554,7 @@ mod tests {
         Send {
             env: name(text),
             layout: Layout::default(),
-            since: since.map(name),
+            since: since.map(|since| since.parse().unwrap()),
             now: now(),
         }
     }
@@ -541,9 +577,19 @@ mod tests {
         let plan = plan_send(&inv, &request("x", None)).unwrap();
         assert_eq!(plan.snapshot.to_string(), "x@sent-3");
         assert_eq!(plan.since, None);
+        let plan = plan_send(&inv, &request("x", Some("x@sent"))).unwrap();
+        assert_eq!(plan.since.unwrap().to_string(), "x@sent", "an older one");
+        let Some(Step::Snapshot(spec)) = plan.plan.steps.first() else {
+            panic!("{:?}", plan.plan);
+        };
+        assert!(spec.snapshot.sending, "until it is sent");
         let refused = |of, since| plan_send(&inv, &request(of, since)).unwrap_err();
         assert!(matches!(
             refused("x", Some("y")),
+            Refusal::Travel(Travel::NeverTravelled { .. })
+        ));
+        assert!(matches!(
+            refused("x", Some("x@mine")),
             Refusal::Travel(Travel::NeverTravelled { .. })
         ));
         assert!(matches!(refused("bad", None), Refusal::NotReady { .. }));
@@ -568,6 +614,8 @@ mod tests {
                 sent(e, "sent-2", 401);
                 snapshot(e, "mine", 402);
                 sent(e, "sent-3", 403);
+                snapshot(e, "sent-4", 404);
+                e.record.snapshots[4].sending = true;
             }),
         ]);
         let outgoing = |fresh| Outgoing {
@@ -575,10 +623,12 @@ mod tests {
             snapshot: "x@sent-3".parse().unwrap(),
             fresh,
             trees: Vec::new(),
+            _held: Vec::new(),
         };
         let names = |all: Vec<Named>| -> Vec<String> { all.iter().map(Named::to_string).collect() };
-        assert_eq!(names(tidy(&inv, &outgoing(true), true)), ["x@sent"]);
-        assert_eq!(names(tidy(&inv, &outgoing(true), false)), ["x@sent-3"]);
-        assert!(tidy(&inv, &outgoing(false), false).is_empty());
+        let doomed = |fresh, sent| names(doomed(&inv, &outgoing(fresh), sent));
+        assert_eq!(doomed(true, true), ["x@sent-4", "x@sent"]);
+        assert_eq!(doomed(true, false), ["x@sent-4", "x@sent-3"]);
+        assert_eq!(doomed(false, false), ["x@sent-4"]);
     }
 }
