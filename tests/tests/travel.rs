@@ -353,7 +353,10 @@ fn all_of_its_own_subvolumes_and_none_that_is_shared() -> Result<()> {
 
     strong.be.run(&["create", "-e", "x", "y"]).done();
     fs::write(strong.top("@be/y/vol/opt/tool"), "new")?;
+    // A place in what is late, where there is no directory yet.
+    weak.append("/etc/fstab", "tmpfs /srv/db/run tmpfs noauto 0 0\n")?;
     strong.send_to(&weak, &["y", "--since", "x"], &[])?.done();
+    assert!(weak.top("@be/y/vol/srv-db/run").is_dir());
     assert_eq!(fs::read(weak.top("@be/y/vol/opt/tool"))?, b"new");
     weak.be.run(&["check", "y"]).done();
     // What is late comes from the system that is left for it.

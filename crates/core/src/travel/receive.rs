@@ -304,6 +304,12 @@ impl<'a> Coming<'a> {
         }
         record.snapshots.push(snapshot(header, taken, now)?);
         adapt::adapt(self.session, inv, &record, header, &roots, identity)?;
+        // What be itself has written is no reason to keep what is late as it is.
+        for (member, (_, root)) in record.subvolumes.iter_mut().zip(&roots) {
+            if let Some(late) = &mut member.late {
+                late.written = be_btrfs::subvolume_info(root)?.ctransid;
+            }
+        }
         home.mkdir_all("log", 0o700)?;
         store.write_new_record(&self.dir, &record)?;
         // All of it is on the disk before it is an environment.
