@@ -111,6 +111,10 @@ impl Fstab {
                 |e| e.target == *from,
                 |line, _| replace_field(line, 1, &escape(&to.to_string_lossy())),
             ),
+            Change::Source { target, to } => self.rewrite(
+                |e| e.is_at(target, None),
+                |line, _| replace_field(line, 0, &escape(to)),
+            ),
             Change::Comment { target } => {
                 self.rewrite(|e| e.target == *target, |line, _| format!("# {line}"))
             }
@@ -125,8 +129,14 @@ impl Fstab {
                     entry.fstype,
                     join(&entry.options),
                 );
-                let entry = parse_line(&text);
-                self.lines.push(Line { text, entry });
+                let added = parse_line(&text);
+                // mount(8) goes through them in their order.
+                let below =
+                    |e: &Entry| e.target != entry.target && e.target.starts_with(&entry.target);
+                let mut lines = self.lines.iter();
+                let at = lines.position(|l| l.entry.as_ref().is_some_and(below));
+                let line = Line { text, entry: added };
+                self.lines.insert(at.unwrap_or(self.lines.len()), line);
             }
         }
     }
@@ -198,12 +208,19 @@ pub enum Change {
         /// The new one.
         to: PathBuf,
     },
+    /// In every line of btrfs for this target the first field is another.
+    Source {
+        /// Where it is mounted.
+        target: PathBuf,
+        /// The new one.
+        to: String,
+    },
     /// The lines for this target count no more; they stay as comments.
     Comment {
         /// Where it was mounted.
         target: PathBuf,
     },
-    /// One more line, at the end.
+    /// One more line, at the end, or before what is mounted below it.
     Add(Entry),
 }
 

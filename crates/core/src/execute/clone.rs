@@ -343,6 +343,11 @@ pub(super) fn check_fstab(old: &Fstab, new: &Fstab, changes: &[Change]) -> Resul
             Change::Target { to, .. } => {
                 ensure!(again.at(to).is_some(), "{} is missing", to.display());
             }
+            Change::Source { target, to } => {
+                let wrong = again.entries().filter(|e| e.is_at(target, None));
+                let wrong = wrong.filter(|e| e.source != *to).count();
+                ensure!(wrong == 0, "the line for {} is wrong", target.display());
+            }
             Change::Comment { target } => {
                 less += old.entries().filter(|e| e.target == *target).count();
             }

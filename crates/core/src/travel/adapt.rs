@@ -172,8 +172,9 @@ fn taken_fstab(
         if known.is_none() && here.fstab.at(&mount).is_some() {
             let target = mount.clone();
             changes.push(Change::Comment { target });
-            layout.parts.retain(|part| part.mount != mount);
         }
+        // What is mounted there from outside of the environment, listed or not.
+        layout.parts.retain(|part| part.mount != mount);
         layout.parts.push(Part {
             source: known.and_then(|part| part.source.clone()),
             listed: known.is_some(),
@@ -194,46 +195,73 @@ fn taken_fstab(
     changes
 }
 
-/// The environment's own fstab, where its subvolumes are those on this filesystem. What else
-/// was on the filesystem that it comes from is not here.
+/// The environment's own fstab, where its subvolumes are those on this filesystem; their lines
+/// stay where they are. What else was on the filesystem that it comes from is not here: that is
+/// what its own lines name, as they name it, by a UUID, a label, or a device.
 fn kept_fstab(
     own: &Fstab,
     members: &[(&str, Policy)],
     name: &EnvName,
     (there, here): (&str, &str),
 ) -> Fstab {
-    let subvol = |mount: &str| format!("subvol=/{STORE}/{name}/{}", place(mount).display());
-    let old = |mount: &str| own.entries().find(|e| e.is_at(Path::new(mount), None));
+    let subvol = |mount: &str| format!("/{STORE}/{name}/{}", place(mount).display());
     let is_member = |e: &Entry| {
         members
             .iter()
-            .any(|(mount, _)| e.is_at(Path::new(mount), None))
+            .any(|(mount, _)| e.target == Path::new(mount))
     };
-    let foreign =
-        |e: &Entry| there != here && e.source.eq_ignore_ascii_case(&format!("UUID={there}"));
-    let rest = own.without(is_member);
-    let mut changes: Vec<_> = rest
+    let moved = there != here;
+    let of_members = own.entries().filter(|e| is_member(e) && e.is_btrfs());
+    let mut names: Vec<String> = of_members.map(|e| e.source.clone()).collect();
+    names.push(format!("UUID={there}"));
+    let is_there = |e: &Entry| {
+        let source = e.source.replace('"', "");
+        let mut names = names.iter();
+        names.any(|name| name.replace('"', "").eq_ignore_ascii_case(&source))
+    };
+    let foreign = own
         .entries()
-        .filter(|e| foreign(e))
+        .filter(|e| moved && is_there(e) && !is_member(e));
+    let mut changes: Vec<_> = foreign
         .map(|e| Change::Comment {
             target: e.target.clone(),
         })
         .collect();
     for (mount, _) in members {
-        let options = old(mount).map(|e| e.options.clone()).unwrap_or_default();
+        let target = PathBuf::from(mount);
+        let lines: Vec<_> = own.entries().filter(|e| e.target == target).collect();
+        let last = lines.iter().rfind(|e| e.is_btrfs());
+        if let (Some(_), 1) = (last, lines.len()) {
+            changes.push(Change::Subvol {
+                target: target.clone(),
+                source: None,
+                subvol: subvol(mount),
+            });
+            if moved {
+                let to = format!("UUID={here}");
+                changes.push(Change::Source { target, to });
+            }
+            continue;
+        }
+        // None, or more than the one that counts.
+        let options = last.map(|e| e.options.clone()).unwrap_or_default();
         let mut options: Vec<_> = options
             .into_iter()
             .filter(|o| !o.starts_with("subvol=") && !o.starts_with("subvolid="))
             .collect();
-        options.push(subvol(mount));
+        options.push(format!("subvol={}", subvol(mount)));
+        let comment = Change::Comment {
+            target: target.clone(),
+        };
+        changes.extend((!lines.is_empty()).then_some(comment));
         changes.push(Change::Add(Entry {
             source: format!("UUID={here}"),
-            target: mount.into(),
+            target,
             fstype: "btrfs".into(),
             options,
         }));
     }
-    rest.changed(&changes)
+    own.changed(&changes)
 }
 
 /// Names of the keys by which others know the machine.
@@ -361,21 +389,87 @@ mod tests {
     }
 
     #[test]
-    fn its_own_fstab_on_this_filesystem() {
-        let own = Fstab::parse(
-            "# mine\nUUID=there / btrfs noatime,subvol=/@be/x/root 0 0\n\
-             UUID=there /home btrfs subvol=/@home 0 0\n\
-             nas:/x /mnt nfs ro 0 0\n",
+    fn one_line_for_each_place_in_an_order_that_mounts() {
+        let mut unlisted = part("/srv", Policy::Shared);
+        (unlisted.listed, unlisted.source) = (false, None);
+        let here = Layout {
+            fstab: Fstab::parse(
+                "UUID=here / btrfs subvol=/@ 0 0\n\
+                 nas:/x /opt/nas nfs ro 0 0\n",
+            ),
+            parts: vec![unlisted],
+            ..Layout::default()
+        };
+        let members = [
+            ("/", Policy::Cloned),
+            ("/opt", Policy::Cloned),
+            ("/srv", Policy::Cloned),
+        ];
+        let changes = taken_fstab(&here, &members, &name(), "here");
+        assert_eq!(
+            here.fstab.changed(&changes).to_text(),
+            "UUID=here / btrfs subvol=/@be/new/root 0 0\n\
+             UUID=here\t/opt\tbtrfs\tsubvol=/@be/new/vol/opt,x-be.added\t0 0\n\
+             nas:/x /opt/nas nfs ro 0 0\n\
+             UUID=here\t/srv\tbtrfs\tsubvol=/@be/new/vol/srv,x-be.added\t0 0\n"
         );
+    }
+
+    #[test]
+    fn its_own_fstab_on_this_filesystem() {
         let members = [("/", Policy::Cloned), ("/opt", Policy::Cloned)];
+        for source in ["UUID=there", "LABEL=root", "/dev/sda2", "PARTUUID=ab-02"] {
+            let own = Fstab::parse(&format!(
+                "# mine\n{source} / btrfs noatime,subvol=/@be/x/root 0 1\n\
+                 {source} /opt btrfs subvolid=300,ro 0 0\n\
+                 {source} /home btrfs subvol=@home 0 0\n\
+                 UUID=THERE /srv btrfs subvol=@srv 0 0\n\
+                 LABEL=other /opt/data ext4 ro 0 0\n\
+                 nas:/x /mnt nfs ro 0 0\n",
+            ));
+            assert_eq!(
+                kept_fstab(&own, &members, &name(), ("there", "here")).to_text(),
+                format!(
+                    "# mine\nUUID=here / btrfs noatime,subvol=/@be/new/root 0 1\n\
+                     UUID=here /opt btrfs ro,subvol=/@be/new/vol/opt 0 0\n\
+                     # {source} /home btrfs subvol=@home 0 0\n\
+                     # UUID=THERE /srv btrfs subvol=@srv 0 0\n\
+                     LABEL=other /opt/data ext4 ro 0 0\n\
+                     nas:/x /mnt nfs ro 0 0\n"
+                )
+            );
+            let same = kept_fstab(&own, &members, &name(), ("there", "there"));
+            assert!(same.at(Path::new("/home")).is_some());
+            let root = same.at(Path::new("/")).unwrap();
+            assert_eq!(
+                (root.source.as_str(), root.subvol()),
+                (source, Some("@be/new/root"))
+            );
+        }
+    }
+
+    #[test]
+    fn its_own_fstab_where_lines_lack_or_are_too_many() {
+        let own = Fstab::parse(
+            "UUID=there /opt/x btrfs subvol=x 0 0\n\
+             /dev/sdb1 /srv ext4 defaults 0 0\n\
+             UUID=there /srv btrfs noatime,subvol=@srv 0 0\n\
+             tmpfs /opt/tmp tmpfs size=1G 0 0",
+        );
+        let members = [
+            ("/", Policy::Cloned),
+            ("/opt", Policy::Cloned),
+            ("/srv", Policy::Cloned),
+        ];
         assert_eq!(
             kept_fstab(&own, &members, &name(), ("there", "here")).to_text(),
-            "# mine\n# UUID=there /home btrfs subvol=/@home 0 0\n\
-             nas:/x /mnt nfs ro 0 0\n\
-             UUID=here\t/\tbtrfs\tnoatime,subvol=/@be/new/root\t0 0\n\
-             UUID=here\t/opt\tbtrfs\tsubvol=/@be/new/vol/opt\t0 0\n"
+            "# UUID=there /opt/x btrfs subvol=x 0 0\n\
+             UUID=here\t/\tbtrfs\tsubvol=/@be/new/root\t0 0\n\
+             # /dev/sdb1 /srv ext4 defaults 0 0\n\
+             # UUID=there /srv btrfs noatime,subvol=@srv 0 0\n\
+             UUID=here\t/opt\tbtrfs\tsubvol=/@be/new/vol/opt\t0 0\n\
+             tmpfs /opt/tmp tmpfs size=1G 0 0\n\
+             UUID=here\t/srv\tbtrfs\tnoatime,subvol=/@be/new/vol/srv\t0 0\n"
         );
-        let same = kept_fstab(&own, &members, &name(), ("there", "there"));
-        assert!(same.at(Path::new("/home")).is_some());
     }
 }
