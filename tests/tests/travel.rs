@@ -193,9 +193,13 @@ fn a_stream_that_is_cut_or_damaged_leaves_nothing() -> Result<()> {
 }
 
 /// `be receive` that has got this much of its stream, which is not at its end.
-fn receiving(system: &System, stream: &[u8]) -> Result<(Running, std::process::ChildStdin)> {
+fn receiving(
+    system: &System,
+    args: &[&str],
+    stream: &[u8],
+) -> Result<(Running, std::process::ChildStdin)> {
     let (reader, writer) = std::io::pipe()?;
-    let mut command = system.be.command(&["receive"]);
+    let mut command = system.be.command(&[&["receive"][..], args].concat());
     let running = Running::of(command.stdin(Stdio::from(reader)))?;
     drop(command);
     let mut writer = std::process::ChildStdin::from(std::os::fd::OwnedFd::from(writer));
@@ -213,7 +217,7 @@ fn killed_at_any_moment_nothing_is_half_received() -> Result<()> {
     let stream = fs::read(path)?;
     let before = strong.store()?;
     for (part, signal) in (1..8).zip([Signal::SIGKILL, Signal::SIGINT].iter().cycle()) {
-        let (mut be, writer) = receiving(&strong, &stream[..stream.len() * part / 8])?;
+        let (mut be, writer) = receiving(&strong, &[], &stream[..stream.len() * part / 8])?;
         be.signal(*signal)?;
         let _killed = be.end()?;
         drop(writer);
@@ -222,7 +226,7 @@ fn killed_at_any_moment_nothing_is_half_received() -> Result<()> {
     }
     // While it makes an environment of what came.
     for wait in 0..12 {
-        let (mut be, writer) = receiving(&strong, &stream)?;
+        let (mut be, writer) = receiving(&strong, &[], &stream)?;
         drop(writer);
         std::thread::sleep(Duration::from_millis(wait * 25));
         // It may have ended.
@@ -238,6 +242,70 @@ fn killed_at_any_moment_nothing_is_half_received() -> Result<()> {
         nothing_came(&strong, &before)?;
     }
     strong.receive(&stream, &[])?.done();
+    Ok(())
+}
+
+/// What comes takes hours: environments are made, renamed and destroyed meanwhile.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn what_happens_while_it_comes() -> Result<()> {
+    let (weak, strong) = (System::small()?, System::small()?);
+    let _mounts = [
+        mounted(&weak, "@opt", "/opt")?,
+        mounted(&strong, "@opt", "/opt")?,
+    ];
+    for system in [&weak, &strong] {
+        system.be.run(&["init"]).done();
+    }
+    weak.be.run(&["create", "x"]).done();
+    fill(&weak.env("x", "srv"))?;
+    weak.send_to(&strong, &["x"], &[])?.done();
+    strong.be.run(&["create", "-e", "x", "y"]).done();
+    let mut random = vec![0; 1 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    fs::write(strong.env("y", "srv/random"), &random)?;
+    change(&strong.env("y", "srv"))?;
+    fs::write(strong.top("@be/y/vol/opt/tool"), "new")?;
+    let (path, sent) = strong.send("y.be", &["y", "--since", "x"])?;
+    sent.done();
+    let stream = fs::read(path)?;
+    for args in [&["rename", "x", "old"][..], &["destroy", "-y", "old"]] {
+        // Before the second subvolume begins, and after that.
+        let part = match args[0] {
+            "rename" => stream.len() / 4,
+            _ => stream.len() - 1,
+        };
+        let (mut be, mut writer) = receiving(&weak, &[], &stream[..part])?;
+        let coming = weak.top("@be/.work/coming/y/snap/received");
+        let place = match args[0] {
+            "rename" => "root/etc",
+            _ => "vol/opt/tool",
+        };
+        let start = std::time::Instant::now();
+        while !coming.join(place).exists() {
+            ensure!(start.elapsed().as_secs() < 30, "{place} does not come");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        weak.be.run(args).done();
+        weak.be.run(&["create", "y"]).done();
+        writer.write_all(&stream[part..])?;
+        drop(writer);
+        let done = be.end()?.done();
+        assert_eq!(done.stdout, "y-2\n");
+        done.says(&["there is an environment y by now: what came is y-2"]);
+        let record = weak.record("y-2")?;
+        let origin = match args[0] {
+            "rename" => serde_json::Value::from("old"),
+            _ => serde_json::Value::Null,
+        };
+        assert_eq!(record["origin"], origin);
+        assert_eq!(fs::read(weak.env("y-2", "srv/random"))?, random);
+        assert_eq!(fs::read(weak.top("@be/y-2/vol/opt/tool"))?, b"new");
+        weak.be.run(&["check", "y-2"]).done();
+        assert!(weak.top("@be/y-2/base/vol/opt").is_dir());
+        weak.be.run(&["destroy", "-y", "y", "y-2"]).done();
+    }
+    assert!(weak.leftovers().is_empty());
     Ok(())
 }
 

@@ -12,7 +12,9 @@ use be_core::plan::{Plan, Step, default};
 use be_core::record::Record;
 use be_core::refusal::exit;
 use be_core::session::Session;
-use be_core::travel::{Coming, Decision, Header, Identity, Incoming, Taken, Travel, decide};
+use be_core::travel::{
+    Coming, Decision, Header, Identity, Incoming, Parents, Taken, Travel, decide,
+};
 use serde_json::json;
 
 use crate::context::{Context, Work};
@@ -69,7 +71,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let header = incoming.header.clone();
     let work = ctx.begin()?;
     let decision = decide(&work.inv, &header, args.name.as_ref())?;
-    decision.check(&ctx.session)?;
+    let parents = decision.open(&ctx.session)?;
     let identity = args.identity.map(Identity::from);
     let Some(lock) = work.lock else {
         let which = Identity::or_default(identity, &header, &work.inv.fs.uuid);
@@ -79,25 +81,29 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let session = Session::open(&ctx.session.sysroot)?;
     let coming = Coming::begin(&session, &decision.name, &lock)?;
     drop(lock);
-    let taken = take(ctx, &coming, incoming, &decision)?;
+    let wanted = decision.name.clone();
+    let taken = take(ctx, (&coming, &wanted), incoming, parents)?;
     let work = ctx.begin_patiently()?;
-    let decision = decide(&work.inv, &header, args.name.as_ref())?;
+    let decision = decision.again(&work.inv, &header)?;
     let about = (&header, &decision);
     let record = coming.publish(&work.inv, about, &taken, identity, ctx.now)?;
+    if record.name != wanted {
+        let name = &record.name;
+        let taken = format!("there is an environment {wanted} by now: what came is {name}");
+        ctx.reporter.note(&taken);
+    }
     finish(ctx, work, &record, &taken)
 }
 
 fn take<R: Read>(
     ctx: &mut Context,
-    coming: &Coming,
+    (coming, name): (&Coming, &EnvName),
     incoming: Incoming<R>,
-    decision: &Decision,
+    parents: Parents,
 ) -> Result<Taken> {
     let reporter = &mut *ctx.reporter;
-    let what = format!("receiving {}", decision.name);
-    let taken = coming.take(incoming, decision, &mut |moved| {
-        reporter.moved(&what, moved)
-    });
+    let what = format!("receiving {name}");
+    let taken = coming.take(incoming, parents, &mut |moved| reporter.moved(&what, moved));
     ctx.reporter.moved_all();
     taken
 }

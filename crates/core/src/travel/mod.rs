@@ -18,7 +18,7 @@ mod sweep;
 
 pub use adapt::Identity;
 pub use header::{Header, Sent};
-pub use receive::{Coming, Decision, Incoming, Taken, decide};
+pub use receive::{Coming, Decision, Incoming, Parents, Taken, decide};
 pub use send::{Outgoing, Send, Sending, plan_send, prepare, tidy};
 pub(crate) use sweep::sweep;
 

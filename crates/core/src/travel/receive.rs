@@ -105,17 +105,46 @@ pub fn decide(
     })
 }
 
+/// What the subvolumes of a stream are relative to, open: whatever it is called meanwhile.
+pub struct Parents(Vec<Option<(Root, SubvolumeInfo)>>);
+
 impl Decision {
-    /// See that what the stream is relative to is as it was.
+    /// Open what the stream is relative to, and see that it is as it was.
     ///
     /// # Errors
     /// [`Travel::ParentChanged`].
-    pub fn check(&self, session: &Session) -> Result<()> {
-        for kept in self.parents.iter().flatten() {
-            kept.open(session)?;
-        }
-        Ok(())
+    pub fn open(&self, session: &Session) -> Result<Parents> {
+        let open = |kept: &Option<Kept>| kept.as_ref().map(|kept| kept.open(session)).transpose();
+        let parents = self.parents.iter().map(open);
+        Ok(Parents(parents.collect::<Result<_>>()?))
     }
+
+    /// Decide once more when all of it has come, which may have taken hours. What happened
+    /// meanwhile is no reason to lose it: if its name was taken it gets another one, which has a
+    /// number at its end.
+    ///
+    /// # Errors
+    /// A filesystem that cannot be written to.
+    pub fn again(self, inv: &Inventory, header: &Header) -> Result<Self, Refusal> {
+        inv.writable()?;
+        let mut parents = header.subvolumes.iter().filter_map(|s| s.parent.as_ref());
+        let origin = parents.find_map(|uuid| find(inv, uuid));
+        Ok(Self {
+            name: free_name(&inv.names(), self.name),
+            origin: origin.map(|kept| kept.named.env),
+            parents: self.parents,
+        })
+    }
+}
+
+fn free_name(taken: &[&str], name: EnvName) -> EnvName {
+    // A name may have 64 letters.
+    let short: String = name.as_str().chars().take(60).collect();
+    let numbered = (2..1000).map(|n| format!("{short}-{n}"));
+    let mut names = std::iter::once(name.to_string()).chain(numbered);
+    let free = names.find(|name| !taken.contains(&name.as_str()));
+    let free = free.and_then(|free| EnvName::parse(&free).ok());
+    free.unwrap_or(name)
 }
 
 /// An environment that is being received. What it has so far is deleted with this value, or
@@ -139,7 +168,14 @@ pub struct Taken {
 struct Came {
     root: Root,
     info: SubvolumeInfo,
-    parent: Option<SubvolumeInfo>,
+    base: Option<Base>,
+}
+
+/// What a stream is written to.
+struct Target {
+    root: Root,
+    parent: Option<Parent>,
+    base: Option<Base>,
 }
 
 impl<'a> Coming<'a> {
@@ -173,7 +209,7 @@ impl<'a> Coming<'a> {
     pub fn take<R: Read>(
         &self,
         incoming: Incoming<R>,
-        decision: &Decision,
+        parents: Parents,
         watch: Watch<'_>,
     ) -> Result<Taken> {
         let Incoming { mut reader, header } = incoming;
@@ -182,9 +218,9 @@ impl<'a> Coming<'a> {
             moved: Moved::default(),
             paths: 0,
         };
-        for (sent, kept) in header.subvolumes.iter().zip(&decision.parents) {
+        for (sent, parent) in header.subvolumes.iter().zip(parents.0) {
             let (came, touched) = self
-                .take_one(&mut reader, sent, kept.as_ref(), &mut taken.moved, watch)
+                .take_one(&mut reader, sent, parent, &mut taken.moved, watch)
                 .with_context(|| format!("cannot receive {}", sent.mount))?;
             taken.paths += listing::verify(&mut reader, &came.root, &sent.mount, touched)?;
             taken.subvolumes.push(came);
@@ -206,11 +242,11 @@ impl<'a> Coming<'a> {
         &self,
         reader: &mut Reader<R>,
         sent: &Sent,
-        kept: Option<&Kept>,
+        parent: Option<(Root, SubvolumeInfo)>,
         moved: &mut Moved,
         watch: Watch<'_>,
     ) -> Result<(Came, Touched)> {
-        let (root, parent, parent_info) = self.target(sent, kept)?;
+        let Target { root, parent, base } = self.target(sent, parent)?;
         let uuid: Uuid = sent.uuid.parse().context("a UUID is damaged")?;
         let (mut touched, mut splitter) = (Touched::default(), Splitter::new());
         let mut apply = Apply::new(&root, parent.as_ref());
@@ -238,39 +274,58 @@ impl<'a> Coming<'a> {
         let transid = transid.ok_or_else(|| Travel::damaged("a subvolume has no end"))?;
         drop(apply);
         let info = self.session.store.top.seal(root.fd(), uuid, transid)?;
-        let came = Came {
-            root,
-            info,
-            parent: parent_info,
-        };
-        Ok((came, touched))
+        Ok((Came { root, info, base }, touched))
     }
 
     /// The subvolume that the stream is written to: empty, or a snapshot of its parent.
-    fn target(
-        &self,
-        sent: &Sent,
-        kept: Option<&Kept>,
-    ) -> Result<(Root, Option<Parent>, Option<SubvolumeInfo>)> {
+    fn target(&self, sent: &Sent, parent: Option<(Root, SubvolumeInfo)>) -> Result<Target> {
         let store = &self.session.store;
         let home = store.dir.sub(&self.dir)?;
-        let place = kept_place().join(place(&sent.mount));
-        let (Some(kept), Some(named)) = (kept, &sent.parent) else {
-            let (above, name) = (place.parent(), place.file_name());
+        let at = kept_place().join(place(&sent.mount));
+        let (Some((parent, info)), Some(named)) = (parent, &sent.parent) else {
+            let (above, name) = (at.parent(), at.file_name());
             let (above, name) = above.zip(name).context("a subvolume has no name")?;
             home.mkdir_all(above, 0o700)?;
             let above = home.sub(above)?;
             let info = store.top.create_subvolume(above.fd(), name)?;
             sweep::note(&home, info.uuid)?;
-            return Ok((above.sub(name)?, None, None));
+            return Ok(Target {
+                root: above.sub(name)?,
+                parent: None,
+                base: None,
+            });
         };
-        let (parent, info) = kept.open(self.session)?;
-        let (_, root) = make_snapshot(self.session, &home, &place, &parent, Mode::Writable)?;
+        // What it is relative to was sent from here: as it was then is the common ancestor with
+        // what it is a snapshot of, so that what changed there since can be carried.
+        let of = info.parent_uuid.filter(|_| info.received_uuid.is_none());
+        let base = match of.filter(|_| sent.policy != Policy::Late) {
+            Some(of) => {
+                let at = Path::new("base").join(place(&sent.mount));
+                let uuid = self.snapshot_of(&parent, &home, &at, Mode::ReadOnly)?.0;
+                Some(Base {
+                    uuid: uuid.to_string(),
+                    of: of.to_string(),
+                    generation: info.otransid,
+                })
+            }
+            None => None,
+        };
+        let (_, root) = self.snapshot_of(&parent, &home, &at, Mode::Writable)?;
         // The stream knows nothing of them, and would have to remove what holds them.
         root.remove_placeholders()?;
         let uuid = named.parse().context("a UUID is damaged")?;
-        let parent = Parent { uuid, root: parent };
-        Ok((root, Some(parent), Some(info)))
+        Ok(Target {
+            root,
+            parent: Some(Parent { uuid, root: parent }),
+            base,
+        })
+    }
+
+    /// A snapshot that is known to be ours, also when what it is of is gone.
+    fn snapshot_of(&self, of: &Root, home: &Root, at: &Path, mode: Mode) -> Result<(Uuid, Root)> {
+        let (info, root) = make_snapshot(self.session, home, at, of, mode)?;
+        sweep::note(home, info.uuid)?;
+        Ok((info.uuid, root))
     }
 
     /// Make an environment of what has come, adapt it to this system, and let it appear.
@@ -345,28 +400,10 @@ impl<'a> Coming<'a> {
                 since: info.otransid,
                 written: be_btrfs::subvolume_info(&root)?.ctransid,
             });
-        } else if let Some(parent) = &came.parent
-            && parent.received_uuid.is_none()
-            && let Some(of) = parent.parent_uuid
-        {
-            member.base = Some(self.base(home, &place, parent, of)?);
+        } else {
+            member.base.clone_from(&came.base);
         }
         Ok((member, root))
-    }
-
-    /// What it is relative to was sent from here: as it was then is the common ancestor with
-    /// what it is a snapshot of, so that what changed there since can be carried.
-    fn base(&self, home: &Root, place: &Path, parent: &SubvolumeInfo, of: Uuid) -> Result<Base> {
-        let tree = self.session.store.top.tree()?;
-        let node = tree.by_uuid(parent.uuid).context("the parent is gone")?;
-        let root = self.session.store.root_of(&node.path)?;
-        let place = Path::new("base").join(place);
-        let (info, _) = make_snapshot(self.session, home, &place, &root, Mode::ReadOnly)?;
-        Ok(Base {
-            uuid: info.uuid.to_string(),
-            of: of.to_string(),
-            generation: parent.otransid,
-        })
     }
 }
 

@@ -13,7 +13,8 @@ use crate::session::Session;
 use crate::store::Paths;
 
 /// The extended attribute of the directory of an environment that is being received: the
-/// UUIDs of the subvolumes that were made there and are no snapshots, with commas between.
+/// UUIDs of the subvolumes that were made there and of the snapshots of what was there before,
+/// with commas between.
 const MADE: &str = "trusted.be.made";
 
 /// Write down that a subvolume is ours.
