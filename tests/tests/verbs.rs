@@ -8,6 +8,7 @@ use be_tests::be::Outcome;
 use be_tests::system::{NOTHING, System};
 use xtask::image::Tree;
 
+const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
 
 fn with_x() -> Result<System> {
@@ -34,6 +35,14 @@ fn descriptions_and_pins() -> Result<()> {
         system.menu()?
     );
     assert_eq!(system.sound_menu()?, "default");
+    let long = "x".repeat(1001);
+    for args in [
+        ["describe", "x", "two\nlines"],
+        ["describe", "x", &long],
+        ["create", "-d", "two\nlines"],
+    ] {
+        system.be.run(&args).exits(USAGE).says(&["it has"]);
+    }
     system.be.run(&["describe", "x", ""]).done();
     ensure!(!system.menu()?.contains("später"));
     system.refuses(REFUSED, &["describe", "nope", "text"], &["nope"])?;

@@ -578,6 +578,33 @@ pub struct Snapshot {
     extra: Map<String, Value>,
 }
 
+/// The most bytes of a description.
+const MOST_DESCRIPTION: usize = 1000;
+
+/// What keeps a text from being a description: it is one line of lists, of the menu, and of what
+/// is sent to another machine.
+pub fn no_description(text: &str) -> Option<&'static str> {
+    match text {
+        text if text.len() > MOST_DESCRIPTION => Some("it has more than 1000 bytes"),
+        text if text.contains(char::is_control) => {
+            Some("it has a line break or another control character")
+        }
+        _ => None,
+    }
+}
+
+/// A text as the description that is most like it.
+pub(crate) fn as_description(text: &str) -> String {
+    let mut text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    while text.len() > MOST_DESCRIPTION {
+        text.pop();
+    }
+    text
+}
+
 /// One subvolume of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotMember {
@@ -843,6 +870,20 @@ mod tests {
 
     const FIXTURE: &str = include_str!("../tests/fixtures/be-1.json");
     const LATER: &str = include_str!("../tests/fixtures/be-later.json");
+
+    #[test]
+    fn a_description_is_one_line() {
+        let long = "ü".repeat(501);
+        for text in ["a\nb", "\u{1b}[2J", "\t", long.as_str()] {
+            assert!(no_description(text).is_some(), "{text:?}");
+            assert_eq!(no_description(&as_description(text)), None, "{text:?}");
+        }
+        assert_eq!(as_description("a\nb"), "a b");
+        for text in ["", "für später", &long[..1000]] {
+            assert_eq!(no_description(text), None);
+            assert_eq!(as_description(text), text);
+        }
+    }
 
     #[test]
     fn version_1_is_frozen() {

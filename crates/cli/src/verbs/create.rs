@@ -7,7 +7,7 @@ use be_core::plan::{self, How};
 use be_core::refusal::Refusal;
 use serde_json::json;
 
-use super::activate;
+use super::{activate, describe};
 use crate::complete;
 use crate::context::Context;
 use crate::reporter::Outcome;
@@ -29,7 +29,8 @@ pub struct Args {
         long,
         value_name = "TEXT",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        value_parser = describe::description
     )]
     description: String,
     /// The environment, or the snapshot of one, to clone.

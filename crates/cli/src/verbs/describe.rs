@@ -3,6 +3,7 @@
 use anyhow::Result;
 use be_core::name::Named;
 use be_core::plan;
+use be_core::record::no_description;
 use serde_json::json;
 
 use crate::complete;
@@ -16,7 +17,16 @@ pub struct Args {
     #[arg(value_name = "ENV[@SNAP]", add = complete::both())]
     name: Named,
     /// The text, as one argument; an empty one takes the description away.
+    #[arg(value_parser = description)]
     text: String,
+}
+
+/// A description as somebody types it.
+pub(super) fn description(text: &str) -> Result<String, &'static str> {
+    match no_description(text) {
+        Some(why) => Err(why),
+        None => Ok(text.to_owned()),
+    }
 }
 
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {

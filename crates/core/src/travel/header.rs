@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Travel;
 use crate::name::EnvName;
-use crate::record::{Policy, place};
+use crate::record::{Policy, no_description, place};
 
 /// The version of the manifest. A later one may have fields that are not known here, and
 /// means the same by those that are.
@@ -124,8 +124,8 @@ impl Header {
             return Some("the UUID of its filesystem is damaged".into());
         }
         // They are shown, on terminals and in menus.
-        let shown = |text: &str| text.len() <= 1000 && !text.contains(char::is_control);
-        if !shown(&self.host) || !shown(&self.description) {
+        let texts = [&self.host, &self.description];
+        if texts.iter().any(|text| no_description(text).is_some()) {
             return Some("a text in it cannot be shown".into());
         }
         for sent in all {

@@ -20,7 +20,7 @@ use crate::layout::{Layout, Source, sources};
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named, SnapName};
 use crate::plan::{self, Plan, Step};
-use crate::record::{Snapshot, Travelled};
+use crate::record::{Snapshot, Travelled, as_description};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::store::{Lock, Paths};
@@ -282,9 +282,10 @@ pub fn prepare(
     let header = Header {
         schema: SCHEMA,
         name: sending.env.clone(),
-        description: sending.description.clone(),
+        // As it is now it cannot be given any more; it may be older than that.
+        description: as_description(&sending.description),
         sent: now,
-        host: adapt::host_name(&session.root),
+        host: as_description(&adapt::host_name(&session.root)),
         filesystem,
         since: sending.since_name.clone(),
         subvolumes,
