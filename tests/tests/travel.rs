@@ -657,7 +657,13 @@ fn only_what_was_sent_to_its_end_is_a_parent() -> Result<()> {
     let (weak, strong) = two()?;
     let mut random = vec![0; 4 << 20];
     std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    let holes = fs::File::create(weak.env("x", "srv/holes"))?;
+    std::os::unix::fs::FileExt::write_all_at(&holes, b"at the end", 50 << 30)?;
     weak.send_to(&strong, &["x"], &[])?.done();
+    assert_eq!(
+        fs::metadata(strong.env("x", "srv/holes"))?.len(),
+        (50 << 30) + 10
+    );
 
     // Nothing is written, and it is relative to itself.
     let same = weak.send_to(&strong, &["x", "--since", "x"], &["same"])?;

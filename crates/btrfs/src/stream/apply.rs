@@ -135,13 +135,17 @@ impl<'a> Apply<'a> {
             Command::RemoveDir(path) => self.remove(path, AtFlags::REMOVEDIR),
             Command::SetXattr { path, name, value } => {
                 let at = self.place(path)?;
-                lsetxattr(at.proc_path(), name, value, XattrFlags::empty()).on(OP, path)
+                match lsetxattr(at.proc_path(), name, value, XattrFlags::empty()) {
+                    Err(error) if keeps_label(name, error) => Ok(()),
+                    done => done.on(OP, path),
+                }
             }
             Command::RemoveXattr { path, name } => {
                 let at = self.place(path)?;
                 match lremovexattr(at.proc_path(), name) {
                     // A change of the owner has taken it away already.
                     Err(Errno::NODATA) => Ok(()),
+                    Err(error) if keeps_label(name, error) => Ok(()),
                     done => done.on(OP, path),
                 }
             }
@@ -288,6 +292,13 @@ impl<'a> Apply<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether that is a machine with a policy of SELinux of its own, which knows better what label
+/// a file has.
+fn keeps_label(name: &OsStr, error: Errno) -> bool {
+    let policy = [Errno::INVAL, Errno::PERM, Errno::ACCESS, Errno::OPNOTSUPP];
+    name == "security.selinux" && policy.contains(&error)
 }
 
 fn timespec((seconds, nanoseconds): (i64, u32)) -> Timespec {
@@ -454,6 +465,14 @@ mod tests {
             from_offset: 0,
         };
         assert!(apply.command(&foreign).is_err());
+    }
+
+    #[test]
+    fn only_a_label_may_be_kept_from_it() {
+        let label = OsStr::new("security.selinux");
+        assert!(keeps_label(label, Errno::INVAL));
+        assert!(!keeps_label(label, Errno::NOSPC));
+        assert!(!keeps_label(OsStr::new("security.capability"), Errno::PERM));
     }
 
     #[test]

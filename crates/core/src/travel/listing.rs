@@ -9,18 +9,25 @@
 //! percent sign. Attributes and content are the first half of a SHA-256: of the extended
 //! attributes in their order, of a file's content, of the target of a link, and of a
 //! directory the names in it, sorted. Directories at which other subvolumes were are left
-//! out, as `btrfs send` leaves them out.
+//! out, as `btrfs send` leaves them out; so is `security.selinux`, which a machine that has a
+//! policy may give to what it makes itself.
+//!
+//! Of a file it is that of each block of 64 KiB that is not all zeros, from its beginning, the
+//! last one being as long as it is: its offset (u64, little-endian), then its bytes. A hole is
+//! zeros, and costs nothing.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::stream::Touched;
 use be_btrfs::{FileType, Root};
-use rustix::fs::{AtFlags, Stat, lgetxattr, llistxattr, statat};
+use rustix::fs::{AtFlags, SeekFrom, Stat, lgetxattr, llistxattr, seek, statat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -222,16 +229,63 @@ fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)[..16])
 }
 
+/// A power of two.
+const BLOCK: usize = 64 << 10;
+
 fn content(dir: &Root, name: &Path) -> Result<String> {
-    let mut file = dir.file(name)?;
+    let file = dir.file(name)?;
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize()[..16])),
-            count => hash.update(&buffer[..count]),
+    let mut buffer = vec![0; 4 * BLOCK];
+    let mut at = 0;
+    while let Some((from, to)) = data(&file, at)? {
+        // The whole of the first block, of which a part may be a hole.
+        at = at.max(from - from % BLOCK as u64);
+        while at < to {
+            let count = read_at(&file, &mut buffer, at)?;
+            if count == 0 {
+                return Ok(hex(&hash.finalize()[..16]));
+            }
+            for block in buffer[..count].chunks(BLOCK) {
+                if *block != ZEROS[..block.len()] {
+                    hash.update(at.to_le_bytes());
+                    hash.update(block);
+                }
+                at += block.len() as u64;
+            }
         }
     }
+    Ok(hex(&hash.finalize()[..16]))
+}
+
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+/// The first piece of a file, at a place or after it, that is no hole.
+fn data(file: &File, at: u64) -> Result<Option<(u64, u64)>> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(from) => match seek(file, SeekFrom::Hole(from)) {
+            Ok(to) => Ok(Some((from, to))),
+            Err(e) => Err(e.into()),
+        },
+        // No more of it.
+        Err(Errno::NXIO) => Ok(None),
+        // A filesystem that does not know.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some((at, u64::MAX))),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// As much as there is, up to all of the buffer.
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(filled)
 }
 
 fn names(dir: &Root, name: &Path) -> Result<String> {
@@ -255,6 +309,9 @@ fn names(dir: &Root, name: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()[..16]))
 }
 
+/// What SELinux keeps of a file.
+const LABEL: &[u8] = b"security.selinux";
+
 fn attributes(dir: &Root, name: &Path) -> Result<String> {
     // Linux has no larger ones.
     const MOST: usize = 64 << 10;
@@ -269,7 +326,10 @@ fn attributes(dir: &Root, name: &Path) -> Result<String> {
         length => length?,
     };
     let mut names: Vec<&[u8]> = list[..length].split(|b| *b == 0).collect();
-    names.retain(|name| !name.is_empty());
+    names.retain(|name| !name.is_empty() && *name != LABEL);
+    if names.is_empty() {
+        return Ok("-".to_owned());
+    }
     names.sort_unstable();
     let mut hash = Sha256::new();
     for name in names {
@@ -315,6 +375,51 @@ mod tests {
     }
 
     #[test]
+    fn holes_are_zeros_and_cost_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let block = BLOCK as u64;
+        let digest = |size: u64, pieces: &[(u64, &[u8])]| {
+            let file = fs::File::create(dir.path().join("f")).unwrap();
+            file.set_len(size).unwrap();
+            for (at, bytes) in pieces {
+                file.write_all_at(bytes, *at).unwrap();
+            }
+            content(&root, Path::new("f")).unwrap()
+        };
+        let size = 9 * block + 7;
+        let zeros = vec![0; 5 * BLOCK];
+        let (early, late) = (block + 3, 8 * block);
+        let expected = digest(size, &[(early, b"a"), (late, b"b")]);
+        for same in [
+            &[(0, &zeros[..]), (early, b"a"), (late, b"b")][..],
+            &[(2 * block, &zeros[..]), (early, b"a"), (late, b"b")],
+            &[
+                (0, &zeros[..9]),
+                (early, b"a"),
+                (late, b"b"),
+                (size - 1, b"\0"),
+            ],
+        ] {
+            assert_eq!(digest(size, same), expected);
+        }
+        for other in [
+            &[(early + 1, &b"a"[..]), (late, b"b")][..],
+            &[(early, b"a"), (late - block, b"b")],
+            &[(early, b"ab")],
+            &[(early, b"b"), (late, b"a")],
+            &[(early, b"a"), (late, b"b"), (size - 1, b"c")],
+            &[],
+        ] {
+            assert_ne!(digest(size, other), expected);
+        }
+        let start = std::time::Instant::now();
+        let all = 50 << 30;
+        assert_ne!(digest(all, &[(all - 1, b"x")]), digest(all, &[]));
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    }
+
+    #[test]
     fn what_is_as_it_was_sent_and_what_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
@@ -325,6 +430,17 @@ mod tests {
         let paths = [Path::new(""), Path::new("d"), odd, Path::new("link")];
         let bytes = listed(root, &paths);
         assert_eq!(verified(&bytes, root, &paths).unwrap(), 4);
+
+        // A label of its own is nothing else; only root can give one, and not everywhere.
+        let none = rustix::fs::XattrFlags::empty();
+        let labelled = root.join(odd);
+        let label = |name: &str| rustix::fs::lsetxattr(&labelled, name, b"own", none).is_ok();
+        let _as_it_may_be = label("security.selinux");
+        assert_eq!(verified(&bytes, root, &paths).unwrap(), 4);
+        if label("user.selinux") {
+            assert!(verified(&bytes, root, &paths).is_err());
+            rustix::fs::lremovexattr(&labelled, "user.selinux").unwrap();
+        }
 
         let error = |paths: &[&Path]| verified(&bytes, root, paths).unwrap_err().to_string();
         assert!(error(&paths[..3]).contains("did not write it"));
