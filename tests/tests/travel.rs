@@ -643,6 +643,46 @@ fn sending(system: &System, args: &[&str]) -> Result<(Child, std::io::PipeReader
     Ok((child, reader))
 }
 
+/// The names in a directory.
+fn names_in(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name()));
+    names.collect()
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_file_appears_when_it_is_complete() -> Result<()> {
+    let weak = System::adopted_small()?;
+    weak.be.run(&["create", "x"]).done();
+    let mut random = vec![0; 30 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    fs::write(weak.env("x", "random"), &random)?;
+    let dir = weak.dir().join("files");
+    fs::create_dir(&dir)?;
+    let file = dir.join("x.be");
+    let to_file = file.to_str().context("text")?;
+    for wait in 1..8 {
+        let mut be = weak.be.start(&["send", "x", "-o", to_file])?;
+        std::thread::sleep(Duration::from_millis(wait * 20));
+        let _sent = be.signal(Signal::SIGKILL);
+        let _killed = be.end()?;
+        if names_in(&dir)? != [] as [&str; 0] {
+            assert_eq!(names_in(&dir)?, ["x.be"], "{wait}");
+            fs::remove_file(&file)?;
+        }
+    }
+    weak.be.run(&["send", "x", "-o", to_file]).done();
+    assert_eq!(names_in(&dir)?, ["x.be"]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file)?.permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    weak.refuses(
+        REFUSED,
+        &["send", "x", "-o", to_file],
+        &["is there already"],
+    )
+}
+
 /// The names of the snapshots of an environment.
 fn snapshots(system: &System, env: &str) -> Result<Vec<String>> {
     let record = system.record(env)?;

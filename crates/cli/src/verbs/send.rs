@@ -1,8 +1,8 @@
 //! `be send`
 
 use std::fs::File;
-use std::io::{IsTerminal, Write, stdout};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, IsTerminal, Write, stdout};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,6 +10,8 @@ use be_core::execute::execute;
 use be_core::name::{EnvName, Named};
 use be_core::plan;
 use be_core::travel::{self, Moved, Outgoing, Travel};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+use rustix::io::Errno;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -110,12 +112,61 @@ fn stream(args: &Args, ctx: &mut Context, outgoing: &Outgoing) -> Result<Moved> 
         return stream_to(args, ctx, outgoing, to);
     };
     let cannot = || format!("cannot write {}", path.display());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let file = NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).with_context(cannot)?;
-    let moved = stream_to(args, ctx, outgoing, file.as_file().try_clone()?)?;
-    file.as_file().sync_all().with_context(cannot)?;
-    file.persist_noclobber(path).with_context(cannot)?;
-    Ok(moved)
+    let output = Output::beside(path).with_context(cannot)?;
+    let moved = stream_to(args, ctx, outgoing, output.file().try_clone()?)?;
+    output.file().sync_all().with_context(cannot)?;
+    match output.publish(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let path = path.display().to_string();
+            Err(Travel::FileExists { path }.into())
+        }
+        done => done.with_context(cannot).map(|()| moved),
+    }
+}
+
+/// A file that appears when it is complete.
+enum Output {
+    /// It has no name, so that nothing is left of it by who is killed.
+    Unnamed(File),
+    /// Where a filesystem knows no files without names, FAT for one.
+    Named(NamedTempFile),
+}
+
+impl Output {
+    fn beside(path: &Path) -> io::Result<Self> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new("."));
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        match open(dir, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(Self::Unnamed(fd.into())),
+            // Who does not know the flag takes it for a directory.
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR) => {
+                NamedTempFile::new_in(dir).map(Self::Named)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Self::Unnamed(file) => file,
+            Self::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Give it its name, if that is free.
+    fn publish(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => {
+                let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+                Ok(linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+            }
+            Self::Named(file) => match file.persist_noclobber(path) {
+                Ok(_) => Ok(()),
+                Err(e) => Err(e.error),
+            },
+        }
+    }
 }
 
 fn stream_to(args: &Args, ctx: &mut Context, outgoing: &Outgoing, to: impl Write) -> Result<Moved> {
@@ -159,5 +210,33 @@ fn finish(ctx: &mut Context, outgoing: Outgoing, sent: bool) -> Vec<String> {
         Err(e) => vec![format!(
             "that it was sent, and what is not needed any more, waits for the next be send: {e:#}"
         )],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn with_a_name_before_or_without_it_appears_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.be");
+        for named in [true, false] {
+            let output = || match named {
+                true => Output::Named(NamedTempFile::new_in(dir.path()).unwrap()),
+                false => Output::beside(&path).unwrap(),
+            };
+            let first = output();
+            first.file().write_all(b"all of it").unwrap();
+            assert!(!path.exists());
+            first.publish(&path).unwrap();
+            let second = output().publish(&path).unwrap_err();
+            assert_eq!(second.kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&path).unwrap(), b"all of it");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+            fs::remove_file(&path).unwrap();
+        }
     }
 }
