@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use be_tests::be::Running;
+use be_tests::forged::{Forged, command, digest, manifest};
 use be_tests::store::StoreState;
 use be_tests::system::{NOTHING, System};
 use be_tests::travel::{change, fill};
@@ -757,6 +758,93 @@ fn only_what_was_sent_to_its_end_is_a_parent() -> Result<()> {
     let lost = strong.receive(&fs::read(path)?, &[])?.exits(REFUSED);
     lost.says(&["is not here", "be send x --since x@SNAP"]);
     weak.refuses(REFUSED, &["send", "x", "--since", "x@none"], &["x@none"])?;
+    Ok(())
+}
+
+/// Streams with checksums that are right, from somebody who means harm.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_hostile_stream_is_refused() -> Result<()> {
+    let strong = System::adopted_small()?;
+    let number = |n: u64| n.to_le_bytes();
+    let outside = strong.dir().join("outside");
+    fs::create_dir(&outside)?;
+    fs::write(outside.join("file"), "mine")?;
+    let before = strong.store()?;
+    let refused = |what: &str, stream: &[u8]| -> Result<()> {
+        let refused = strong.receive(stream, &[])?.exits(REFUSED);
+        refused.says(&["the stream is damaged"]);
+        assert_eq!(fs::read(outside.join("file"))?, b"mine", "{what}");
+        assert_eq!(names_in(&outside)?, ["file"], "{what}");
+        nothing_came(&strong, &before)
+    };
+
+    // Through a link to a directory, and to a file, and by names.
+    let make = |number: u16, path: &str| command(number, &[(15, path.as_bytes()), (3, &[0; 8])]);
+    let link = |path: &str, to: &Path| {
+        command(
+            8,
+            &[
+                (15, path.as_bytes()),
+                (17, to.as_os_str().as_encoded_bytes()),
+            ],
+        )
+    };
+    let write = |path: &str| {
+        command(
+            15,
+            &[(15, path.as_bytes()), (18, &number(0)), (19, b"yours")],
+        )
+    };
+    let (file, above) = (outside.join("file"), Path::new("../../../../../outside"));
+    for commands in [
+        vec![link("l", &outside), make(3, "l/new")],
+        vec![link("l", &outside), write("l/file")],
+        vec![link("l", &file), write("l")],
+        vec![link("l", above), make(4, "l/new")],
+        vec![write("../file")],
+        vec![make(3, "/new")],
+        vec![make(4, "a"), command(9, &[(15, b"a"), (16, b"../../a")])],
+    ] {
+        let stream = Forged::new(&manifest()).root(&commands).end(&[]);
+        refused(&format!("{commands:?}"), &stream)?;
+    }
+
+    let root = manifest()["subvolumes"][0].clone();
+    let holder = serde_json::json!([{ "path": "../out", "mode": 448, "uid": 0, "gid": 0 }]);
+    for (at, value) in [
+        ("/name", serde_json::json!("../forged")),
+        ("/subvolumes", serde_json::json!([root, root])),
+        ("/subvolumes/0/mount", serde_json::json!("/..")),
+        ("/subvolumes/0/holders", holder),
+    ] {
+        let mut bad = manifest();
+        bad["subvolumes"][0]["holders"] = serde_json::json!([]);
+        *bad.pointer_mut(at).context("it is there")? = value;
+        refused(at, &Forged::new(&bad).root(&[]).end(&[]))?;
+    }
+
+    // It was not the forging: one that does no harm is taken.
+    let time = [&number(5)[..], &[0; 4]].concat();
+    let good = Forged::new(&manifest()).root(&[
+        make(3, "o257-7-0"),
+        command(9, &[(15, b"o257-7-0"), (16, b"hello")]),
+        command(15, &[(15, b"hello"), (18, &number(0)), (19, b"x")]),
+        command(18, &[(15, b"hello"), (5, &number(0o644))]),
+        command(20, &[(15, b"hello"), (11, &time), (10, &time), (9, &time)]),
+        command(18, &[(15, b""), (5, &number(0o755))]),
+        command(20, &[(15, b""), (11, &time), (10, &time), (9, &time)]),
+    ]);
+    let content = digest(&[&number(0)[..], b"x"].concat());
+    let good = good.end(&[
+        format!(
+            " directory 40755 0 0 0 5.000000000 0 0 - {}",
+            digest(b"hello\0")
+        ),
+        format!("hello file 100644 0 0 1 5.000000000 1 0 - {content}"),
+    ]);
+    let _boots_nowhere = strong.receive(&good, &[])?.exits(8);
+    assert_eq!(fs::read(strong.env("forged", "hello"))?, b"x");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use be_btrfs::{Mode, Root, SubvolumeInfo, Uuid};
 use chrono::{DateTime, FixedOffset};
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::io::Errno;
 
 use super::adapt::{self, Identity};
 use super::frame::{Kind, Reader};
@@ -256,13 +257,14 @@ impl<'a> Coming<'a> {
             match kind {
                 Kind::Data => {
                     moved.bytes += bytes.len() as u64;
-                    splitter.feed(bytes, |command| {
+                    let fed = splitter.feed(bytes, |command| -> Result<()> {
                         if let Some(found) = begins(&command, uuid)? {
                             transid = Some(found);
                         }
                         touched.note(&command);
-                        apply.command(&command).map_err(bad_stream)
-                    })?;
+                        Ok(apply.command(&command)?)
+                    });
+                    fed.map_err(bad_stream)?;
                 }
                 Kind::EndOfData => break,
                 _ => return Err(Travel::damaged("a frame is not in its place").into()),
@@ -452,10 +454,16 @@ fn begins(command: &Command<'_>, announced: Uuid) -> Result<Option<u64>> {
     }
 }
 
-/// What a stream may not say is its fault; the rest is that of this filesystem.
-fn bad_stream(error: be_btrfs::Error) -> anyhow::Error {
-    match error.reason() {
-        be_btrfs::Reason::BadStream(_) => Travel::damaged(&error.to_string()).into(),
-        _ => error.into(),
+/// What a stream may not say is its fault, and that it goes through a link; the rest is that of
+/// this filesystem.
+fn bad_stream(error: anyhow::Error) -> anyhow::Error {
+    let Some(found) = error.downcast_ref::<be_btrfs::Error>() else {
+        return error;
+    };
+    let link = [Errno::LOOP, Errno::NOTDIR].map(|e| Some(e.raw_os_error()));
+    let says = matches!(found.reason(), be_btrfs::Reason::BadStream(_));
+    match says || link.contains(&found.errno()) {
+        true => Travel::damaged(&found.to_string()).into(),
+        false => error,
     }
 }
