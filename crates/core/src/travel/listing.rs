@@ -413,10 +413,9 @@ mod tests {
         ] {
             assert_ne!(digest(size, other), expected);
         }
-        let start = std::time::Instant::now();
-        let all = 50 << 30;
+        // To read all of it would take hours.
+        let all = 8 << 40;
         assert_ne!(digest(all, &[(all - 1, b"x")]), digest(all, &[]));
-        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 
     #[test]
