@@ -195,6 +195,8 @@ pub struct Outgoing {
     pub snapshot: Named,
     /// It was taken for this, and not for an earlier one.
     pub fresh: bool,
+    /// What it is relative to.
+    since: Option<Named>,
     trees: Vec<Tree>,
     /// It, and what it is relative to.
     _held: Vec<Held>,
@@ -294,6 +296,7 @@ pub fn prepare(
         header,
         snapshot,
         fresh,
+        since: sending.since.clone(),
         trees,
         _held: held,
     })
@@ -506,9 +509,9 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// What is to be let go of after an environment was sent: of what was sent before, the last
-/// one stays, in case the other side could not take this one. After a failure, what was taken
-/// for it. What others had begun to send who do so no more goes each time; what is being sent,
-/// or is what that is relative to, stays.
+/// one stays, and what this one is relative to, in case the other side could not take it. After
+/// a failure, what was taken for it. What others had begun to send who do so no more goes each
+/// time; what is being sent, or is what that is relative to, stays.
 pub fn tidy(session: &Session, inv: &Inventory, outgoing: Outgoing, sent: bool) -> Vec<Named> {
     let names = doomed(inv, &outgoing, sent);
     // It holds what was sent.
@@ -528,7 +531,8 @@ fn doomed(inv: &Inventory, outgoing: &Outgoing, sent: bool) -> Vec<Named> {
     match sent {
         true => {
             let own = others.filter(|s| travelled(s) && !was_received(s));
-            names.extend(own.skip(1).map(named));
+            let own = own.skip(1).map(named);
+            names.extend(own.filter(|name| outgoing.since.as_ref() != Some(name)));
         }
         false => names.extend(outgoing.fresh.then(|| outgoing.snapshot.clone())),
     }
@@ -623,6 +627,7 @@ mod tests {
             header: serde_json::from_value(super::super::header::tests::header()).unwrap(),
             snapshot: "x@sent-3".parse().unwrap(),
             fresh,
+            since: None,
             trees: Vec::new(),
             _held: Vec::new(),
         };
@@ -631,5 +636,8 @@ mod tests {
         assert_eq!(doomed(true, true), ["x@sent-4", "x@sent"]);
         assert_eq!(doomed(true, false), ["x@sent-4", "x@sent-3"]);
         assert_eq!(doomed(false, false), ["x@sent-4"]);
+        let mut again = outgoing(true);
+        again.since = Some("x@sent".parse().unwrap());
+        assert_eq!(names(super::doomed(&inv, &again, true)), ["x@sent-4"]);
     }
 }
