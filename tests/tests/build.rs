@@ -88,7 +88,10 @@ fn finished(system: &System) -> Vec<(String, u64)> {
             let path = entry.path();
             if path.is_dir() {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|e| e == "tar") {
+            } else if path.extension().is_some_and(|e| e == "tar")
+                // With an empty one Portage has only reserved the name.
+                && entry.metadata().is_ok_and(|m| m.len() > 0)
+            {
                 let name = path.strip_prefix(&dir).unwrap_or(&path).display();
                 found.push((name.to_string(), entry.ino()));
             }

@@ -143,15 +143,23 @@ impl Binhost {
     /// Have what was published where Portage builds, too: nothing is built again. What Portage
     /// was writing when it was killed goes.
     pub(super) fn take_back(&self) -> Result<()> {
-        for path in files(&self.packages)? {
-            if !is_package(&path) {
-                self.packages.remove_file(&path)?;
-            }
-        }
+        self.forget_begun()?;
         for entry in self.index()?.entries {
             let own = Path::new(PACKAGES).join(&entry.path);
             if self.dir.is_file(&entry.path)? && !self.dir.exists(&own)? {
                 self.link(&own, Path::new(&entry.path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Let go of what Portage only began to write; nobody builds now. It reserves the name of a
+    /// package with an empty file (`_allocate_filename_multi` in `portage/dbapi/bintree.py`,
+    /// 3.0.83), writes to another name beside it, and renames that in the end.
+    pub(super) fn forget_begun(&self) -> Result<()> {
+        for path in files(&self.packages)? {
+            if !is_package(&path) || self.packages.lstat(&path)?.size == 0 {
+                self.packages.remove_file(&path)?;
             }
         }
         Ok(())
@@ -323,7 +331,7 @@ fn paths(index: &Index) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Whether it is a whole package: while Portage writes one, it has another name.
+/// Whether it has the name of a package: while Portage writes one, it has another.
 fn is_package(path: &Path) -> bool {
     let name = path.as_os_str().as_encoded_bytes();
     name.ends_with(b".gpkg.tar") || name.ends_with(b".xpak")

@@ -315,6 +315,7 @@ impl Work<'_> {
         // Its configuration is that of its clients, which fetch from here.
         self.options.binhost = Some(false);
         // One that fails keeps no other from being built.
+        host.forget_begun()?;
         self.options.keep_going = true;
         self.options.features = features(build);
         self.options.variables = variables(build);
