@@ -17,6 +17,7 @@ pub mod store;
 pub mod system;
 pub mod terminal;
 pub mod travel;
+pub mod upstream;
 pub mod user;
 pub mod vm;
 

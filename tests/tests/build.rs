@@ -11,6 +11,7 @@ use be_tests::Seeded;
 use be_tests::be::Outcome;
 use be_tests::binhost::{DIR, Dropping, Nginx, builder, client, files, newest, published, sound};
 use be_tests::system::{GONE, NOTHING, System};
+use be_tests::upstream::{self, FLAGGED};
 use nix::sys::signal::Signal;
 use xtask::image::Tree;
 
@@ -386,6 +387,84 @@ fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
     let done = behind.be.run(&["upgrade", "new"]).done();
     done.says(&["repository gentoo goes to the state of the host"]);
     assert!(is_installed(&behind.env("new", ""), "app-misc/hello-2"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn a_client_is_built_for_by_its_lock_alone() -> Result<()> {
+    let day_one = [
+        ("app-misc/flagged/flagged-1.ebuild", FLAGGED),
+        ("sys-kernel/linux-headers/linux-headers-1.ebuild", FLAGGED),
+        ("sys-kernel/linux-headers/linux-headers-2.ebuild", FLAGGED),
+    ];
+    // The builder has other packages, other headers, and another flag.
+    let farm = builder(&["app-misc/greeter"], "sync = false\n")?;
+    upstream::release(&farm, 1, &day_one)?;
+    upstream::fetch(&farm)?;
+    let emerge = "emerge --ask=n --color=n --oneshot";
+    upstream::sh(
+        &farm,
+        &format!("{emerge} app-misc/confy sys-kernel/linux-headers"),
+    )?;
+    farm.append("/etc/portage/make.conf", "USE=\"${USE} of-the-builder\"\n")?;
+    let host = farm.host()?;
+
+    let client = builder(
+        &["app-misc/confy", "app-misc/flagged", "app-misc/hello"],
+        "sync = false\nbinhost = true\nfetch_tries = 1\nbinhost_differs = \"refuse\"\n",
+    )?;
+    upstream::release(&client, 1, &day_one)?;
+    upstream::fetch(&client)?;
+    upstream::sh(&client, &format!("{emerge} =sys-kernel/linux-headers-1"))?;
+    client.write("/etc/portage/package.use/flagged", "app-misc/flagged doc\n")?;
+    client.write("/etc/portage/package.mask", ">=app-misc/hello-2\n")?;
+    let server = Dropping::start(farm.path(DIR), "nothing")?;
+    let repos = ["build", "client", "--url", &server.url()];
+    let repos = farm.be.run(&repos).done().stdout;
+    client.write("/etc/portage/binrepos.conf", repos)?;
+    let file = farm.dir().join("client.lock");
+    fs::write(&file, client.be.run(&["lock", "--now"]).done().stdout)?;
+    let file = file.to_string_lossy().into_owned();
+
+    let run = ["build", "run", "--profile-from", &file];
+    let shown = farm.be.run(&[&run[..], &["--dry-run"]].concat()).done();
+    ensure!(
+        shown.stdout.contains("as the lock says"),
+        "{}",
+        shown.stdout
+    );
+    let done = farm.be.run(&run).done();
+    for new in [
+        "app-misc/confy-2",
+        "app-misc/flagged-1",
+        "sys-kernel/linux-headers-1",
+    ] {
+        ensure!(
+            done.stdout.contains(&format!("new: {new}\n")),
+            "{}",
+            done.stdout
+        );
+    }
+    ensure!(!done.stdout.contains("hello-2"), "{}", done.stdout);
+    assert_eq!(farm.host_changes(&host)?, NOTHING);
+    ensure!(!farm.path("/etc/portage/package.mask").exists());
+    sound(&farm, DIR)?;
+
+    let done = client.be.run(&["upgrade", "new"]).done();
+    done.says(&["has the configuration of new"]);
+    let sources = client.record("new")?["upgrade"]["sources"].clone();
+    let from_farm = serde_json::json!(["app-misc/confy-2", "app-misc/flagged-1"]);
+    assert_eq!(sources["binhost"], from_farm, "{sources}");
+    assert_eq!(sources["built"], serde_json::json!([]), "{sources}");
+    ensure!(client.env("new", "/usr/share/flagged/doc").exists());
+
+    // It is due again, and there is nothing new. What is no lock is told so.
+    let again = farm.be.run(&run).exits(77);
+    again.says(&["nothing new to build"]);
+    fs::write(&file, "{}")?;
+    farm.be.run(&run).exits(3).says(&["client.lock", "be lock"]);
+    assert_eq!(farm.subvolume_paths()?, ["@"]);
     Ok(())
 }
 

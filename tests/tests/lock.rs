@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use be_tests::system::System;
+use be_tests::upstream::{FLAGGED, UPSTREAM, release, sh};
 use serde_json::Value;
 use xtask::image::Tree;
 
@@ -110,39 +111,6 @@ fn what_made_an_environment_stays_whatever_becomes_of_it() -> Result<()> {
     let out = system.be.run(&["lock", "other"]).exits(1);
     ensure!(out.error().contains("the lock of other") && out.error().contains("line 2"));
     Ok(())
-}
-
-const UPSTREAM: &str = "/srv/lab/gentoo.git";
-
-/// A package with USE flags that its files tell of.
-const FLAGGED: &str = "EAPI=8\nDESCRIPTION=x\nS=\"${WORKDIR}\"\nSLOT=0\nLICENSE=MIT\n\
-    KEYWORDS=amd64\nIUSE=\"+nls doc\"\n\
-    src_install() {\n\tinsinto /usr/share/${PN}\n\techo ${PV} >\"${T}\"/version || die\n\
-    \tdoins \"${T}\"/version\n\tuse nls && newins \"${T}\"/version nls\n\
-    \tuse doc && newins \"${T}\"/version doc\n\ttrue\n}\n";
-
-fn sh(system: &System, script: &str) -> Result<String> {
-    let script = format!("set -e; export HOME=/root; {script}");
-    system.chroot().run(&["bash", "-c", &script])
-}
-
-/// A day passes upstream: these ebuilds come. The commit is the same on every machine.
-fn release(system: &System, day: u32, ebuilds: &[(&str, &str)]) -> Result<()> {
-    let mut files = String::new();
-    for (path, text) in ebuilds {
-        files += &format!("mkdir -p $(dirname {path}); cat >{path} <<'END'\n{text}END\n");
-    }
-    let date = format!("2025-01-{day:02}T00:00:00Z");
-    sh(
-        system,
-        &format!(
-            "export GIT_AUTHOR_DATE={date} GIT_COMMITTER_DATE={date}; rm -rf /tmp/work; \
-             git clone -q {UPSTREAM} /tmp/work; cd /tmp/work\n{files}git add -A; \
-             git -c user.name=x -c user.email=x@x commit -qm {day}; git push -q origin HEAD; \
-             rm -rf /tmp/work"
-        ),
-    )
-    .map(drop)
 }
 
 /// Another repository than Gentoo's, at this address.

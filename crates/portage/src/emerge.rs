@@ -37,6 +37,9 @@ pub struct Options {
     pub binhost: Option<bool>,
     /// Packages (`category/name`) that are built, whatever binary packages there are.
     pub from_source: Vec<String>,
+    /// Packages (`category/name:slot`) that are merged, if they are needed at all, also where they
+    /// are installed as they would be.
+    pub reinstall: Vec<String>,
     /// Merge what the user named also where it is installed as it would be.
     pub again: bool,
     /// Features to be switched on besides.
@@ -262,6 +265,11 @@ impl Options {
         })
     }
 
+    /// Merge all that is needed, whether it is installed or not.
+    pub fn everything(&mut self) {
+        self.extra.push("--emptytree".to_owned());
+    }
+
     /// Whether the user named packages or sets.
     #[must_use]
     pub fn has_targets(&self) -> bool {
@@ -339,6 +347,9 @@ fn merge(choice: &[&str], mode: &[&str], targets: &[String], options: &Options) 
     args.extend(options.extra.iter().cloned());
     let from_source = options.from_source.iter();
     args.extend(from_source.map(|name| format!("--usepkg-exclude={name}")));
+    if !options.reinstall.is_empty() {
+        args.push(format!("--reinstall-atoms={}", options.reinstall.join(" ")));
+    }
     // After what the user wrote: without a terminal these have one right answer.
     args.extend(["--ask=n", "--color=n"].map(str::to_owned));
     args.extend(mode.iter().map(|&m| m.to_owned()));

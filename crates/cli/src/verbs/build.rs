@@ -1,7 +1,10 @@
 //! `be build`
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use be_core::chroot::Interrupted;
+use be_core::lock::Lock;
 use be_core::name::{EnvName, Named};
 use be_core::refusal::{NothingToDo, Refusal};
 use be_core::upgrade::build::{self, Build, BuildFailed, Kind, Published};
@@ -57,9 +60,10 @@ enum Action {
 struct Run {
     /// Name for the builder; build- and the date of today if not given.
     name: Option<EnvName>,
-    /// Clone this environment instead of the running one.
-    #[arg(long = "from", value_name = "ENV[@SNAP]", add = complete::both())]
-    origin: Option<Named>,
+    /// Build for this environment instead of the running one, or for the system that a lock is
+    /// of, which be lock has printed there: what has a / in it, or is no environment, is a file.
+    #[arg(long, value_name = "ENV[@SNAP]|FILE", alias = "from", add = complete::both())]
+    profile_from: Option<PathBuf>,
     /// Publish in this directory; be.toml says where without this.
     #[arg(long, value_name = "DIR")]
     packages: Option<String>,
@@ -84,11 +88,16 @@ struct Run {
 pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     match &args.action {
         Action::Run(args) => {
+            let (origin, lock) = match &args.profile_from {
+                Some(from) => profile(from, ctx)?,
+                None => (None, None),
+            };
             let request = Build {
                 kind: Kind::New {
                     name: args.name.clone(),
-                    origin: args.origin.clone(),
+                    origin,
                 },
+                lock,
                 packages: args.packages.clone(),
                 due: args.due,
                 all: args.all,
@@ -101,6 +110,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         Action::Continue { wait } => {
             let request = Build {
                 kind: Kind::Continue,
+                lock: None,
                 packages: None,
                 due: false,
                 all: false,
@@ -114,6 +124,18 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         Action::Shell { command } => enter(command, ctx),
         Action::Drop => give_up(ctx),
         Action::Client(args) => client::run(args, ctx),
+    }
+}
+
+/// The environment, or the lock, that `--profile-from` means.
+fn profile(from: &Path, ctx: &Context) -> Result<(Option<Named>, Option<Box<Lock>>)> {
+    let text = from.to_string_lossy();
+    let named = text.parse::<Named>();
+    let inv = ctx.session.observe()?;
+    let is_one = |named: &Named| inv.get(&named.env).is_ok();
+    match named {
+        Ok(named) if is_one(&named) || !from.exists() => Ok((Some(named), None)),
+        _ => Ok((None, Some(Box::new(super::lock::read(from)?)))),
     }
 }
 
@@ -175,7 +197,11 @@ fn dry_run(request: &Build, ctx: &Context) -> Result<Outcome> {
     let (record, plan) = build::plan(&ctx.session, &ctx.session.observe()?, request)?;
     let name = &record.name;
     let mut steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    if ctx.session.config.upgrade.sync {
+    if request.lock.is_some() {
+        steps.push(format!(
+            "make repositories, /etc/portage, world and toolchain in {name} as the lock says"
+        ));
+    } else if ctx.session.config.upgrade.sync {
         steps.push(format!("synchronise the repositories in {name}"));
     }
     steps.push(format!("fetch what is needed in {name}"));

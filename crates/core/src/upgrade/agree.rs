@@ -15,7 +15,7 @@ use super::inputs::{CONFIGURATION, files};
 use super::report::later;
 use super::{Request, Work};
 use crate::config::OtherHost;
-use crate::lock::{Difference, Lock, Made, Part, configuration_differences};
+use crate::lock::{Difference, Lock, MAX_LOCK, Made, Part, configuration_differences};
 use crate::log;
 use crate::observe::MAX_TEXT;
 use crate::refusal::Refusal;
@@ -30,7 +30,16 @@ impl Work<'_> {
         host: &Binhost,
         now: DateTime<FixedOffset>,
     ) -> Result<()> {
-        let lock = self.own_lock(now)?.for_others();
+        let mut lock = self.own_lock(now)?.for_others();
+        // A build that goes on may have merged another compiler: what counts is what the clients
+        // have before they take anything, as this builder had.
+        let before = host.packages.read_to_string(LOCK_FILE, MAX_LOCK).ok();
+        if let Some(before) = before.and_then(|text| Lock::parse(&text).ok())
+            && before.environment == self.record.name
+            && before.created >= self.record.created
+        {
+            lock.toolchain = before.toolchain;
+        }
         let text = lock.to_text()?;
         host.packages
             .write_atomic(LOCK_FILE, text.as_bytes(), 0o644)

@@ -94,7 +94,7 @@ impl Work<'_> {
         self.keep_built()?;
         self.take_inputs()?;
         self.is_known(request)?;
-        let atoms = self.lacking(lock)?;
+        let atoms = self.lacking(lock, &lock.packages)?;
         let planned = match atoms.is_empty() {
             true => Vec::new(),
             false => self.preview(&emerge::exactly(&self.options, &atoms, Step::Pretend))?,
@@ -121,11 +121,43 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// What is to be merged, as atoms: the packages of the lock that are not there as it says.
-    fn lacking(&mut self, lock: &Lock) -> Result<Vec<String>> {
+    /// The clone becomes one of the system that the lock is of, as far as that decides what a
+    /// package that is built looks like; see [`crate::lock::decides`].
+    pub(super) fn become_as(&mut self, lock: &Lock) -> Result<()> {
+        let name = self.record.name.clone();
+        self.watch.note(&format!(
+            "{name}: nothing newer is fetched; repositories, configuration and world become those \
+             of the lock"
+        ));
+        self.pin(lock)?;
+        let atoms = self.lacking(lock, &lock.toolchain.packages)?;
+        if atoms.is_empty() {
+            return Ok(());
+        }
+        let pretend = emerge::exactly(&self.options, &atoms, Step::Pretend);
+        let planned = self.preview(&pretend)?;
+        let fetch = emerge::exactly(&self.options, &atoms, Step::Fetch);
+        self.fetch_by(&fetch, &[0], "emerge --fetchonly")?;
+        let merge = emerge::exactly(&self.options, &atoms, Step::Merge);
+        self.merge(&planned, &merge)
+    }
+
+    /// What is installed here and not, or not so, where the lock is from: `category/name:slot`.
+    /// None if that is too much for one argument.
+    pub(super) fn unlike(&self, lock: &Lock) -> Result<Option<Vec<String>>> {
+        let installed = self.installed()?.packages.into_iter();
+        let unlike = installed.filter(|i| !lock.packages.iter().any(|p| is_as(i, p)));
+        let unlike: Vec<String> = unlike
+            .map(|p| format!("{}/{}:{}", p.category, p.name, p.slot))
+            .collect();
+        let length: usize = unlike.iter().map(|atom| atom.len() + 1).sum();
+        Ok((length <= MOST).then_some(unlike))
+    }
+
+    /// What is to be merged, as atoms: those packages of the lock that are not there as it says.
+    fn lacking(&mut self, lock: &Lock, packages: &[Package]) -> Result<Vec<String>> {
         let installed = self.installed()?.packages;
-        let missing = lock
-            .packages
+        let missing = packages
             .iter()
             .filter(|p| !installed.iter().any(|i| is_as(i, p)));
         let mut atoms = Vec::new();

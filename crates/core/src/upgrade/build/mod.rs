@@ -20,12 +20,13 @@ use super::built::{Built, TARGET};
 use super::portage::boot_id;
 use super::report::later;
 use super::{
-    Kind as Upgrades, PATIENCE, Request, SyncFailed, Watch, Work, claim, journal, moves, options,
-    unused,
+    Kind as Upgrades, PATIENCE, Request, Watch, Work, claim, is_nothing_begun, journal, moves,
+    options, unused,
 };
 use crate::chroot::{Bind, Interrupted, Job};
 use crate::config;
 use crate::execute::{execute, finish_rename, sweep};
+use crate::lock::Lock;
 use crate::manager::Manager;
 use crate::name::{EnvName, Named};
 use crate::record::{Builder, Phase, Record, State};
@@ -44,6 +45,9 @@ const GPG_HOME: &str = "/run/be/gnupg";
 pub struct Build {
     /// A new builder, or the one that is held.
     pub kind: Kind,
+    /// Build for the system that this lock is of: with its repositories, configuration, toolchain
+    /// and world.
+    pub lock: Option<Box<Lock>>,
     /// Where to publish; as be.toml says, without.
     pub packages: Option<String>,
     /// Only if `[build] every` has passed since the last build that ended well.
@@ -213,7 +217,7 @@ fn as_upgrade(request: &Build, record: &Record) -> Request {
         no_gates: Vec::new(),
         depclean: false,
         live: false,
-        lock: None,
+        lock: request.lock.clone(),
         options: upgrade.map(|u| u.options.clone()).unwrap_or_default(),
         now: request.now,
     }
@@ -281,18 +285,27 @@ impl Work<'_> {
     /// All phases; what the packages came to.
     fn build(&mut self, request: &Build, host: &Binhost) -> Result<Published> {
         self.prepare()?;
+        self.recall(&as_upgrade(request, &self.record))?;
         self.furnish(host)?;
         if matches!(request.kind, Kind::Continue) {
             self.note_unfinished()?;
         }
         let synced = self.upgrade().phase > Phase::Sync;
-        if self.session.config.upgrade.sync && !synced {
-            self.enter(Phase::Sync)?;
-            self.sync()?;
+        match self.wanted.clone() {
+            Some(lock) if !synced => {
+                self.enter(Phase::Sync)?;
+                self.become_as(&lock)?;
+            }
+            None if !synced && self.session.config.upgrade.sync => {
+                self.enter(Phase::Sync)?;
+                self.sync()?;
+            }
+            _ => {}
         }
         self.enter(Phase::Preview)?;
         self.moves()?;
         self.publish_lock(host, request.now)?;
+        self.want_unlike()?;
         let merged = self.merge_all();
         if let Err(e) = self.forget_moves() {
             self.watch.note(&format!("/.be-moves stays: {e:#}"));
@@ -302,6 +315,7 @@ impl Work<'_> {
         if self.interrupted.came() {
             bail!("it was interrupted");
         }
+        host.forget_begun()?;
         host.forget_old()?;
         self.write_index()?;
         host.all_are_known()?;
@@ -315,7 +329,6 @@ impl Work<'_> {
         // Its configuration is that of its clients, which fetch from here.
         self.options.binhost = Some(false);
         // One that fails keeps no other from being built.
-        host.forget_begun()?;
         self.options.keep_going = true;
         self.options.features = features(build);
         self.options.variables = variables(build);
@@ -327,6 +340,18 @@ impl Work<'_> {
         });
         self.binds = binds;
         host.take_back()
+    }
+
+    /// What is here and not on the client is built as well: it was not, here.
+    fn want_unlike(&mut self) -> Result<()> {
+        let Some(lock) = self.wanted.clone() else {
+            return Ok(());
+        };
+        match self.unlike(&lock)? {
+            Some(unlike) => self.options.reinstall = unlike,
+            None => self.options.everything(),
+        }
+        Ok(())
     }
 
     fn merge_all(&mut self) -> Result<()> {
@@ -372,7 +397,7 @@ impl Work<'_> {
     fn build_failed(&mut self, error: anyhow::Error, request: &Build) -> anyhow::Error {
         let new = matches!(request.kind, Kind::New { .. });
         // Nothing was built, and a person could mend nothing.
-        if new && error.is::<SyncFailed>() {
+        if new && is_nothing_begun(&error) {
             return match self.discard() {
                 Ok(()) => error,
                 Err(e) => error.context(format!("{e:#}")),

@@ -3,10 +3,12 @@
 use anyhow::Result;
 use chrono::{DateTime, FixedOffset, TimeDelta};
 
+use super::super::locked;
 use super::binhost::inside;
 use super::{Build, Kind, as_upgrade, options};
 use crate::config::Span;
 use crate::host;
+use crate::lock::Sha256;
 use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
 use crate::name::{EnvName, Named};
@@ -70,12 +72,19 @@ fn new(
         .retain(|env| env.record.builder.is_none());
     let inv = &after;
     by_portage(session, inv, origin)?;
+    if let Some(lock) = &request.lock {
+        locked::check(inv, lock)?;
+    }
     let mut options = request.options.clone();
     if request.all {
         options.insert(0, "--emptytree".to_owned());
     }
     let packages = packages(session, request);
     inside(&packages)?;
+    let mut upgrade = Upgrade::start(request.now, &options);
+    if let Some(lock) = &request.lock {
+        upgrade.lock = Some(Sha256::new(lock.to_text()?.as_bytes()).to_string());
+    }
     let create = plan::Create {
         name: Some(match name {
             Some(name) => name.clone(),
@@ -85,7 +94,7 @@ fn new(
         origin: origin.cloned(),
         description: "packages are built in it".to_owned(),
         now: request.now,
-        upgrade: Some(Upgrade::start(request.now, &options)),
+        upgrade: Some(upgrade),
         switch: None,
         min_free: session.config.upgrade.min_free_mib << 20,
     };
