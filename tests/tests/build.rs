@@ -258,31 +258,37 @@ fn killed(farm: &System, moment: Moment) -> Result<bool> {
     Ok(cut)
 }
 
-fn killed_at(moments: &[Moment]) -> Result<()> {
+fn farm_to_kill() -> Result<System> {
     let farm = builder(&["app-misc/confy", "app-misc/hello"], "sync = false\n")?;
     newest(&farm)?;
+    Ok(farm)
+}
+
+/// Kill builds in these moments; gives how many had not ended before.
+fn killed_at(farm: &System, moments: &[Moment]) -> Result<usize> {
     let (running, host) = (farm.sound_menu()?, farm.host()?);
     let mut cut = 0;
     for moment in moments {
-        cut += usize::from(killed(&farm, *moment).with_context(|| format!("{moment:?}"))?);
+        cut += usize::from(killed(farm, *moment).with_context(|| format!("{moment:?}"))?);
     }
     xtask::say(&format!("{cut} of {} builds were killed", moments.len()));
     ensure!(cut > 0, "none was killed");
     assert_eq!(farm.sound_menu()?, running);
     assert_eq!(farm.host_changes(&host)?, NOTHING);
-    Ok(())
+    Ok(cut)
 }
 
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn killed_it_keeps_what_is_finished_and_publishes_nothing_by_halves() -> Result<()> {
     let mut seeded = Seeded::new(20261130);
-    killed_at(&[
+    let moments = [
         Moment::Start(seeded.below(3000)),
         Moment::Start(4000 + seeded.below(4000)),
         Moment::Public(0),
         Moment::Public(seeded.below(20)),
-    ])
+    ];
+    killed_at(&farm_to_kill()?, &moments).map(drop)
 }
 
 #[test]
@@ -468,6 +474,22 @@ fn a_client_is_built_for_by_its_lock_alone() -> Result<()> {
     Ok(())
 }
 
+/// Have a client trust the key that the farm signs with.
+fn trust(client: &System, farm: &System, key: &str) -> Result<()> {
+    let export = "gpg --homedir /root/.gnupg --armor --export";
+    let public = farm.chroot().run(&["sh", "-c", export])?;
+    client.write("/root/farm.asc", public)?;
+    let home = "/etc/portage/gnupg";
+    let trust = format!(
+        "mkdir -m 755 {home} && echo lock-never >{home}/gpg.conf && \
+         gpg --homedir {home} --batch --import /root/farm.asc && \
+         echo {key}:6: | gpg --homedir {home} --batch --import-ownertrust && \
+         gpg --homedir {home} --batch --check-trustdb && chmod -R go+rX {home}"
+    );
+    client.chroot().run(&["sh", "-c", &trust])?;
+    Ok(())
+}
+
 /// Make a key without a passphrase; gives its fingerprint.
 fn make_key(farm: &System, home: &str) -> Result<String> {
     let script = format!(
@@ -501,17 +523,7 @@ fn what_is_signed_is_verified_and_what_was_tampered_with_is_refused() -> Result<
     let repos = snippet(&farm, &nginx);
     assert!(repos.contains("verify-signature = true"), "{repos}");
     let plain = client(&world, &repos)?;
-    let export = "gpg --homedir /root/.gnupg --armor --export";
-    let public = farm.chroot().run(&["sh", "-c", export])?;
-    plain.write("/root/farm.asc", public)?;
-    let home = "/etc/portage/gnupg";
-    let trust = format!(
-        "mkdir -m 755 {home} && echo lock-never >{home}/gpg.conf && \
-         gpg --homedir {home} --batch --import /root/farm.asc && \
-         echo {key}:6: | gpg --homedir {home} --batch --import-ownertrust && \
-         gpg --homedir {home} --batch --check-trustdb && chmod -R go+rX {home}"
-    );
-    plain.chroot().run(&["sh", "-c", &trust])?;
+    trust(&plain, &farm, &key)?;
 
     // Another content, with the old index, and then with an index of its own.
     let index = published(&farm, DIR)?;
@@ -550,6 +562,68 @@ fn what_is_signed_is_verified_and_what_was_tampered_with_is_refused() -> Result<
     fs::rename(&kept, &served)?;
     plain.chroot().run(&INSTALL)?;
     assert!(is_installed(plain.root(), "app-misc/hello-2"));
+    a_bad_one_is_built(&farm, &world, &key, &repos, &hello)
+}
+
+/// A package without a signature whose entry in the index is right costs an upgrade that one
+/// package built, and nothing of it is installed.
+fn a_bad_one_is_built(
+    farm: &System,
+    world: &[&str],
+    key: &str,
+    repos: &str,
+    hello: &str,
+) -> Result<()> {
+    let paragraph = |index: &str| {
+        let mut all = index.split("\n\n");
+        let of_hello = all.find(|p| p.contains("CPV: app-misc/hello-2\n"));
+        of_hello.context("no hello").map(str::to_owned)
+    };
+    let index = farm.read(&format!("{DIR}/Packages"))?;
+    let evil = farm.read("/srv/evil/Packages")?;
+    let mixed = index.replace(&paragraph(&index)?, &paragraph(&evil)?);
+    fs::copy(
+        farm.path(&format!("/srv/evil/{hello}")),
+        farm.path(&format!("{DIR}/{hello}")),
+    )?;
+    farm.write(&format!("{DIR}/Packages"), mixed)?;
+
+    let system = builder(world, "sync = false\nbinhost = true\nfetch_tries = 1\n")?;
+    newest(&system)?;
+    system.write("/etc/portage/binrepos.conf", repos)?;
+    system.append("/etc/portage/make.conf", "PORTAGE_TRUST_HELPER=\"true\"\n")?;
+    trust(&system, farm, key)?;
+    let done = system.be.run(&["upgrade", "new"]).done();
+    let sources = system.record("new")?["upgrade"]["sources"].clone();
+    assert_eq!(
+        sources["binhost"],
+        serde_json::json!(["app-misc/confy-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["built"],
+        serde_json::json!(["app-misc/hello-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["fell_back"][0]["package"], "app-misc/hello-2",
+        "{sources}"
+    );
+    let told = done.says(&[
+        "app-misc/hello-2 is built from source",
+        "refused by Portage",
+    ]);
+    ensure!(
+        told.stdout.contains("app-misc/hello-2 was built"),
+        "{}",
+        told.stdout
+    );
+    let log = fs::read_to_string(system.env("new", "/var/log/emerge.log"))?;
+    ensure!(
+        log.contains("Compiling/Packaging (app-misc/hello-2::"),
+        "{log}"
+    );
+    assert_eq!(system.sound_menu()?, "new");
     Ok(())
 }
 
@@ -560,9 +634,16 @@ mod thorough {
     #[ignore = "needs root, loop devices and the lab"]
     fn killed_at_twenty_moments() -> Result<()> {
         let mut seeded = Seeded::new(20261201);
-        let start = (0..14).map(|i| Moment::Start(i * 900 + seeded.below(900)));
+        let farm = farm_to_kill()?;
+        let start = Instant::now();
+        farm.be.run(&["build", "run"]).done();
+        let part = u64::try_from(start.elapsed().as_millis())? / 16;
+        let start = (0..16).map(|i| Moment::Start(i * part + seeded.below(part)));
         let mut moments: Vec<Moment> = start.collect();
-        moments.extend([0, 1, 3, 7, 15, 40].map(Moment::Public));
-        killed_at(&moments)
+        moments.extend([0, 1, 2, 4].map(Moment::Public));
+        let cut = killed_at(&farm, &moments)?;
+        // The last ones may find it done.
+        ensure!(cut >= 18, "{cut} of {} were killed", moments.len());
+        Ok(())
     }
 }

@@ -38,6 +38,34 @@ impl Work<'_> {
         }
     }
 
+    /// Merge. A binary package of a host that turns out bad only when it is unpacked, by its
+    /// signature or by what is in it, is built: that one alone.
+    pub(super) fn merge_or_build(&mut self, mut planned: Vec<Planned>) -> Result<()> {
+        loop {
+            let Err(error) = self.merge(&planned, &emerge::upgrade(&self.options)) else {
+                return Ok(());
+            };
+            let installed = self.installed()?;
+            let failed = self.upgrade().failed.clone();
+            // One that is there all the same failed in its pkg_postinst.
+            let bad = planned.iter().filter(|p| {
+                is_remote(p) && failed.contains(&p.package) && installed.find(&p.package).is_none()
+            });
+            let known = self.options.from_source.len();
+            let mut fell = Vec::new();
+            for package in bad {
+                let why = "its binary package was refused by Portage when it was unpacked";
+                self.build_instead(package, why, &mut fell);
+            }
+            if self.interrupted.came() || self.options.from_source.len() == known {
+                return Err(error);
+            }
+            self.note_sources(&planned, fell)?;
+            planned = self.preview(&emerge::pretend(&self.options))?;
+            planned = self.fetch(planned)?;
+        }
+    }
+
     /// The binary packages that have not come, or are not what the index says.
     fn left_to_fetch(&mut self, planned: &[Planned]) -> Result<Vec<Planned>> {
         let from = self.log_length()?;
@@ -52,19 +80,24 @@ impl Work<'_> {
 
     /// Have a package built that did not come.
     fn give_up_on(&mut self, package: &Planned, fell: &mut Vec<FellBack>) {
-        let Some(name) = package.cp() else { return };
-        if self.options.from_source.contains(&name) {
-            return;
-        }
         let tries = self.session.config.upgrade.fetch_tries.max(1);
         let why = match tries {
             1 => "its binary package did not come whole and valid".to_owned(),
             n => format!("its binary package did not come whole and valid in {n} tries"),
         };
+        self.build_instead(package, &why, fell);
+    }
+
+    /// Have a package built, whatever the hosts have.
+    fn build_instead(&mut self, package: &Planned, why: &str, fell: &mut Vec<FellBack>) {
+        let Some(name) = package.cp() else { return };
+        if self.options.from_source.contains(&name) {
+            return;
+        }
         self.watch
             .note(&format!("{} is built from source: {why}", package.package));
         self.options.from_source.push(name);
-        fell.push(FellBack::new(package.package.clone(), why));
+        fell.push(FellBack::new(package.package.clone(), why.to_owned()));
     }
 
     /// For the report.

@@ -399,7 +399,7 @@ impl Work<'_> {
         self.enter(Phase::Fetch)?;
         let planned = self.fetch(planned)?;
         self.enter(Phase::Merge)?;
-        self.merge(&planned, &emerge::upgrade(&self.options))?;
+        self.merge_or_build(planned)?;
         self.enter(Phase::Chores)?;
         self.chores()?;
         self.enter(Phase::Configuration)?;
