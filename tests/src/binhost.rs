@@ -225,14 +225,24 @@ impl Dropping {
     /// # Errors
     /// There is no free port.
     pub fn start(dir: PathBuf, broken: &'static str) -> Result<Self> {
+        Self::publishing(dir, broken, None)
+    }
+
+    /// The same, which publishes another directory the moment that somebody asks what it builds
+    /// with.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn publishing(dir: PathBuf, broken: &'static str, next: Option<PathBuf>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let broke = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
         let count = broke.clone();
         std::thread::spawn(move || {
+            let (mut dir, mut next) = (dir, next);
             for stream in listener.incoming().flatten() {
                 // A client that goes away concerns nobody.
-                let _gone = answer(stream, &dir, broken, &count);
+                let _gone = answer(stream, &mut dir, &mut next, broken, &count);
             }
         });
         Ok(Self { port, broke })
@@ -247,7 +257,8 @@ impl Dropping {
 
 fn answer(
     mut stream: TcpStream,
-    dir: &Path,
+    dir: &mut PathBuf,
+    next: &mut Option<PathBuf>,
     broken: &str,
     count: &std::sync::atomic::AtomicUsize,
 ) -> Result<()> {
@@ -261,6 +272,11 @@ fn answer(
         }
     }
     let path = request.split(' ').nth(1).context("no path")?;
+    if path.ends_with("be-lock.json")
+        && let Some(next) = next.take()
+    {
+        *dir = next;
+    }
     let Ok(body) = fs::read(dir.join(path.trim_start_matches('/'))) else {
         stream.write_all(
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",

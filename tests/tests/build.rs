@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use be_portage::binhost::parse;
 use be_tests::Seeded;
 use be_tests::be::Outcome;
 use be_tests::binhost::{DIR, Dropping, Nginx, builder, client, files, newest, published, sound};
@@ -393,6 +395,46 @@ fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
     let done = behind.be.run(&["upgrade", "new"]).done();
     done.says(&["repository gentoo goes to the state of the host"]);
     assert!(is_installed(&behind.env("new", ""), "app-misc/hello-2"));
+    what_is_published_meanwhile_is_taken(&farm)
+}
+
+/// Between the index and what it is built with, something else is published.
+fn what_is_published_meanwhile_is_taken(farm: &System) -> Result<()> {
+    let copy = |name: &str| -> Result<PathBuf> {
+        let to = farm.dir().join(name);
+        let mut cp = Command::new("cp");
+        xtask::run::run(cp.arg("-a").arg(farm.path(DIR)).arg(&to))?;
+        Ok(to)
+    };
+    let before = copy("before")?;
+    let world = ["app-misc/confy", "app-misc/hello"];
+    farm.set_world(&world)?;
+    farm.append("/etc/portage/make.conf", "USE=\"${USE} flag-of-all\"\n")?;
+    farm.be.run(&["build", "run"]).done();
+    let (published, index) = (copy("after")?, farm.read(&format!("{DIR}/Packages"))?);
+    let lock = fs::read_to_string(published.join("be-lock.json"))?;
+    let sum = xtask::run::run(Command::new("sha256sum").arg(published.join("be-lock.json")))?;
+    let named = parse(&index).map_err(anyhow::Error::msg)?.lock;
+    ensure!(lock.contains("flag-of-all") && sum.starts_with(&named.context("no lock")?));
+
+    let server = Dropping::publishing(before, "nothing", Some(published))?;
+    let client = builder(
+        &world,
+        "sync = false\nbinhost = true\nfetch_tries = 1\nbinhost_differs = \"refuse\"\n",
+    )?;
+    newest(&client)?;
+    client.append("/etc/portage/make.conf", "USE=\"${USE} flag-of-all\"\n")?;
+    let repos = ["build", "client", "--url", &server.url()];
+    let repos = farm.be.run(&repos).done().stdout;
+    client.write("/etc/portage/binrepos.conf", repos)?;
+    client.be.run(&["upgrade", "new"]).done();
+    let sources = client.record("new")?["upgrade"]["sources"].clone();
+    assert_eq!(
+        sources["binhost"],
+        serde_json::json!(world.map(|p| format!("{p}-2"))),
+        "{sources}"
+    );
+    assert_eq!(sources["built"], serde_json::json!([]), "{sources}");
     Ok(())
 }
 
@@ -637,13 +679,13 @@ mod thorough {
         let farm = farm_to_kill()?;
         let start = Instant::now();
         farm.be.run(&["build", "run"]).done();
-        let part = u64::try_from(start.elapsed().as_millis())? / 16;
-        let start = (0..16).map(|i| Moment::Start(i * part + seeded.below(part)));
+        let part = u64::try_from(start.elapsed().as_millis())? / 17;
+        let start = (0..17).map(|i| Moment::Start(i * part + seeded.below(part)));
         let mut moments: Vec<Moment> = start.collect();
-        moments.extend([0, 1, 2, 4].map(Moment::Public));
+        moments.extend([0, 0, 1, 1, 2].map(Moment::Public));
         let cut = killed_at(&farm, &moments)?;
         // The last ones may find it done.
-        ensure!(cut >= 18, "{cut} of {} were killed", moments.len());
+        ensure!(cut >= 20, "{cut} of {} were killed", moments.len());
         Ok(())
     }
 }

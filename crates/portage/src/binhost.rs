@@ -22,11 +22,19 @@ pub struct Entry {
     pub slot: String,
 }
 
+/// What in the header of an index names the lock beside it, by the SHA-256 of that: index and
+/// name change in one moment. Portage keeps what it does not know in a header.
+pub const LOCK: &str = "BE_LOCK";
+
+const TIMESTAMP: &str = "TIMESTAMP";
+
 /// What the index says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
     /// When it was written, in seconds since 1970.
     pub timestamp: Option<i64>,
+    /// What [`LOCK`] says.
+    pub lock: Option<String>,
     /// The packages, in its order.
     pub entries: Vec<Entry>,
 }
@@ -39,12 +47,54 @@ pub struct Index {
 pub fn parse(text: &str) -> Result<Index, String> {
     let mut paragraphs = text.split("\n\n").map(paragraph);
     let header = paragraphs.next().unwrap_or_default();
-    let timestamp = header.get("TIMESTAMP").and_then(|t| t.parse().ok());
+    let timestamp = header.get(TIMESTAMP).and_then(|t| t.parse().ok());
+    let lock = header.get(LOCK).map(|&lock| lock.to_owned());
     let entries = paragraphs.filter(|p| !p.is_empty()).map(entry);
     Ok(Index {
         timestamp,
+        lock,
         entries: entries.collect::<Result<_, _>>()?,
     })
+}
+
+/// What is said in the header of an index.
+#[must_use]
+pub fn header<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = text.lines().take_while(|line| !line.is_empty());
+    lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim))
+}
+
+/// The index as it is published in the place of `before`: naming this lock, and newer whenever it
+/// says anything else, as clients know by the time stamp alone that there is something new.
+#[must_use]
+pub fn published(text: &str, lock: Option<&str>, before: &str) -> String {
+    let named = match lock {
+        Some(lock) => with(text, LOCK, lock),
+        None => text.to_owned(),
+    };
+    let time = |text: &str| header(text, TIMESTAMP).and_then(|t| t.parse::<i64>().ok());
+    match (time(&named), time(before)) {
+        (Some(new), Some(old)) if new != old => {
+            if with(&named, TIMESTAMP, &old.to_string()) == before {
+                before.to_owned()
+            } else {
+                with(&named, TIMESTAMP, &new.max(old + 1).to_string())
+            }
+        }
+        (Some(new), Some(_)) if named != before => with(&named, TIMESTAMP, &(new + 1).to_string()),
+        _ => named,
+    }
+}
+
+/// An index with this in its header, which is sorted.
+fn with(text: &str, key: &str, value: &str) -> String {
+    let (header, rest) = text.split_once("\n\n").unwrap_or((text.trim_end(), ""));
+    let is_it = |line: &&str| line.split(':').next() == Some(key);
+    let line = format!("{key}: {value}");
+    let mut lines: Vec<&str> = header.lines().filter(|line| !is_it(line)).collect();
+    lines.push(&line);
+    lines.sort_unstable();
+    format!("{}\n\n{rest}", lines.join("\n"))
 }
 
 fn paragraph(text: &str) -> BTreeMap<&str, &str> {
@@ -123,6 +173,32 @@ mod tests {
         assert_eq!(old.len(), 1);
         assert_eq!((&*old[0].slot, old[0].size), ("0", 100));
         assert_eq!(parse(""), Ok(Index::default()));
+    }
+
+    #[test]
+    fn an_index_that_says_anything_else_is_newer() {
+        let first = published(INDEX, Some("aa"), "");
+        let lock = |text: &str| parse(text).unwrap().lock;
+        assert_eq!(lock(&first).as_deref(), Some("aa"));
+        assert!(first.starts_with("ARCH: amd64\nBE_LOCK: aa\nPACKAGES: 3\n"));
+        assert_eq!(
+            parse(&first).unwrap().entries,
+            parse(INDEX).unwrap().entries
+        );
+        assert_eq!(published(INDEX, Some("aa"), &first), first);
+        let time = |text: &str| parse(text).unwrap().timestamp.unwrap();
+        let second = published(INDEX, Some("bb"), &first);
+        assert_eq!(
+            (time(&second), lock(&second)),
+            (time(&first) + 1, Some("bb".into()))
+        );
+        // Its own time stamp is older now: that alone is nothing new.
+        assert_eq!(published(INDEX, Some("bb"), &second), second);
+        let third = published(INDEX, Some("aa"), &second);
+        assert_eq!(time(&third), time(&second) + 1);
+        assert_eq!(published(INDEX, None, "damaged"), INDEX);
+        assert_eq!(header(&second, "ARCH"), Some("amd64"));
+        assert_eq!(header(&second, "CPV"), None);
     }
 
     #[test]

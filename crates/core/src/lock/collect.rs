@@ -37,13 +37,13 @@ const WORLD: &str = "var/lib/portage/world";
 const WORLD_SETS: &str = "var/lib/portage/world_sets";
 
 /// Where Portage keeps the indexes of remote binary packages.
-const BINHOSTS: &str = "var/cache/edb/binhost";
+pub(crate) const BINHOSTS: &str = "var/cache/edb/binhost";
 
 /// The name of an index of binary packages.
-const INDEX: &str = "Packages";
+pub(crate) const INDEX: &str = "Packages";
 
 /// What an index is at the most, in bytes.
-const MAX_INDEX: u64 = 1 << 30;
+pub(crate) const MAX_INDEX: u64 = 1 << 30;
 
 /// What packages are built with: compilers, linkers, C libraries, interpreters, Portage.
 const TOOLCHAIN: [&str; 17] = [

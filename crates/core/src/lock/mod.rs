@@ -40,8 +40,8 @@ use crate::name::EnvName;
 use crate::report::{Place as MovedAt, Renamed};
 
 pub(crate) use apply::apply;
+pub(crate) use collect::{BINHOSTS, INDEX, MAX_INDEX, Made, Scene, path, write};
 pub use collect::{MAX_LOCK, current, of, recorded};
-pub(crate) use collect::{Made, Scene, path, write};
 pub use difference::{Change, Difference, Part};
 pub use facts::{configuration_differences, decides, deviations, differences};
 pub use read::BadLock;

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use be_portage::binhost::{self, header};
 use be_portage::emerge;
 use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
@@ -15,13 +16,23 @@ use super::inputs::{CONFIGURATION, files};
 use super::report::later;
 use super::{Request, Work};
 use crate::config::OtherHost;
-use crate::lock::{Difference, Lock, MAX_LOCK, Made, Part, configuration_differences};
+use crate::lock::{
+    BINHOSTS, Difference, INDEX, Lock, MAX_INDEX, MAX_LOCK, Made, Part, Sha256,
+    configuration_differences,
+};
 use crate::log;
 use crate::observe::MAX_TEXT;
 use crate::refusal::Refusal;
 
 /// Exit code of wget(1) for what the server answers with an error: it has no lock.
 const NOT_THERE: i32 = 8;
+
+/// What a host says that it builds with.
+struct Theirs {
+    lock: Lock,
+    /// The digest of the document.
+    digest: String,
+}
 
 impl Work<'_> {
     /// Publish what the packages are built with, for those who want to take them.
@@ -61,11 +72,17 @@ impl Work<'_> {
         if policy != OtherHost::Rebase && !planned.iter().any(is_remote) {
             return Ok(planned);
         }
-        let mut rebased = false;
+        let (mut planned, mut rebased) = (planned, false);
         for host in self.hosts()? {
-            let Some(theirs) = self.lock_of(&host) else {
+            let Some(mut theirs) = self.lock_of(&host) else {
                 continue;
             };
+            if !self.is_of_index(&theirs)? {
+                // It publishes in this very moment.
+                planned = self.preview(&emerge::pretend(&self.options))?;
+                theirs = self.lock_of(&host).unwrap_or(theirs);
+            }
+            let Theirs { lock: theirs, .. } = theirs;
             let mut found = self.differences(&theirs, request)?;
             if policy == OtherHost::Rebase && self.rebase(&theirs, &found)? {
                 rebased = true;
@@ -87,6 +104,20 @@ impl Work<'_> {
             true => self.preview(&emerge::pretend(&self.options)),
             false => Ok(planned),
         }
+    }
+
+    /// Whether one of the indexes that Portage has fetched is the one that this lock was published
+    /// with, as far as they tell.
+    fn is_of_index(&self, theirs: &Theirs) -> Result<bool> {
+        let root = self.root()?;
+        let mut named = Vec::new();
+        for file in files(&root, Path::new(BINHOSTS))? {
+            if file.file_name().is_some_and(|name| name == INDEX) {
+                let text = root.read_to_string(&file, MAX_INDEX)?;
+                named.extend(header(&text, binhost::LOCK).map(str::to_owned));
+            }
+        }
+        Ok(named.is_empty() || named.contains(&theirs.digest))
     }
 
     /// What this environment has.
@@ -154,13 +185,16 @@ impl Work<'_> {
     }
 
     /// What a host says that it builds with; none if it says nothing.
-    fn lock_of(&mut self, host: &str) -> Option<Lock> {
+    fn lock_of(&mut self, host: &str) -> Option<Theirs> {
         let uri = format!("{host}/{LOCK_FILE}");
         let args = ["wget", "-q", "-T", "20", "-t", "2", "-O", "-", &uri];
         let asked = self.scene_of(|scene| scene.run(args.map(str::to_owned).to_vec()));
         let why = match asked {
             Ok(said) if said.code == 0 => match Lock::parse(&said.out) {
-                Ok(lock) => return Some(lock),
+                Ok(lock) => {
+                    let digest = Sha256::new(said.out.as_bytes()).to_string();
+                    return Some(Theirs { lock, digest });
+                }
                 Err(bad) => format!("{bad}"),
             },
             Ok(said) if said.code == NOT_THERE => return None,

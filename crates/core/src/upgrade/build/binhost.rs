@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/Packages            the index, which Portage writes; replaced by one rename, last of all
 //! DIR/CAT/PN/*.gpkg.tar   packages; each appears complete, as one more name of the file below
-//! DIR/be-lock.json        what the builder was made from, where that was written
+//! DIR/be-lock.json        what the builder was made from; the index has its digest (`BE_LOCK`)
 //! DIR/.be/                for root alone
 //! DIR/.be/packages/       where Portage builds: its PKGDIR, with an index of its own
 //! DIR/.be/last.json       when a build ended well
@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
-use be_portage::binhost::{Entry, Index, parse};
+use be_portage::binhost::{Entry, Index, parse, published};
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Span;
+use crate::lock::{Lock, Sha256};
 use crate::refusal::Refusal;
 use crate::session::Session;
 
@@ -216,9 +217,9 @@ impl Binhost {
         // An index on disk names only what is on disk.
         rustix::fs::syncfs(self.dir.fd())
             .with_context(|| format!("cannot write {} to disk", self.path))?;
-        if let Ok(lock) = self.packages.read(LOCK_FILE, MAX_INDEX) {
-            self.dir.write_atomic(LOCK_FILE, &lock, 0o644)?;
-        }
+        // A client that finds the new lock beside the old index is told so by what that names.
+        let lock = self.publish_lock()?;
+        let text = published(&text, lock.as_deref(), &old_text);
         if text != old_text {
             self.dir.write_atomic(INDEX, text.as_bytes(), 0o644)?;
         }
@@ -236,6 +237,21 @@ impl Binhost {
             new: appeared.map(|e| e.package.clone()).collect(),
             gone: names(&old).difference(&names(&new)).cloned().collect(),
         })
+    }
+
+    /// Publish what the packages are built with; gives the digest of that document. One that says
+    /// the same is left as it is.
+    fn publish_lock(&self) -> Result<Option<String>> {
+        let Ok(new) = self.packages.read_to_string(LOCK_FILE, MAX_INDEX) else {
+            return Ok(None);
+        };
+        let digest = |text: &str| Lock::parse(text).ok().map(|l| l.configuration_digest());
+        let old = self.dir.read_to_string(LOCK_FILE, MAX_INDEX).ok();
+        if let Some(old) = old.filter(|old| digest(old).is_some_and(|d| Some(d) == digest(&new))) {
+            return Ok(Some(Sha256::new(old.as_bytes()).to_string()));
+        }
+        self.dir.write_atomic(LOCK_FILE, new.as_bytes(), 0o644)?;
+        Ok(Some(Sha256::new(new.as_bytes()).to_string()))
     }
 
     fn is_whole(&self, entry: &Entry) -> Result<()> {
