@@ -206,6 +206,34 @@ const NIGHTLY: &[File] = &[
     },
 ];
 
+/// What builds packages for other machines, again and again.
+const BUILDS: &[File] = &[
+    File {
+        path: "etc/systemd/system/be-build.service",
+        content: Content::Text(include_str!("../system/be-build.service"), 0o644),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/be-build.service"),
+    },
+    File {
+        path: "etc/systemd/system/be-build.timer",
+        content: Content::Text(include_str!("../system/be-build.timer"), 0o644),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/be-build.timer"),
+    },
+    File {
+        path: "etc/systemd/system/timers.target.wants/be-build.timer",
+        content: Content::Link("/etc/systemd/system/be-build.timer"),
+        wanted_by: SYSTEMD,
+        vendor: Some("usr/lib/systemd/system/timers.target.wants/be-build.timer"),
+    },
+    File {
+        path: "etc/cron.d/be-build",
+        content: Content::Text(include_str!("../system/be-build.cron"), 0o644),
+        wanted_by: OPENRC,
+        vendor: None,
+    },
+];
+
 /// What cron needs to read what we write for it.
 const CRON: &str = "etc/cron.d";
 
@@ -216,19 +244,21 @@ pub struct Asked {
     pub watchdog: bool,
     /// An upgrade every night.
     pub nightly: bool,
+    /// Packages for other machines, as often as be.toml says.
+    pub builds: bool,
 }
 
-/// Why nothing would upgrade the system with this root every night.
-pub fn no_nightly(root: &Root) -> Option<&'static str> {
+/// Why nothing would be started at its time in the system with this root.
+pub fn no_timer(root: &Root) -> Option<&'static str> {
     let any = |paths: &[&str]| paths.iter().any(|path| exists(root, path));
     match (any(SYSTEMD), any(OPENRC), exists(root, CRON)) {
         (true, ..) | (_, true, true) => None,
         (_, true, false) => {
-            Some("nothing is started at night: there is no cron that reads /etc/cron.d")
+            Some("nothing is started by itself: there is no cron that reads /etc/cron.d")
         }
         (_, false, _) => Some(
-            "nothing is started at night: neither systemd nor OpenRC is installed; let what you \
-             have run be upgrade --unattended",
+            "nothing is started by itself: neither systemd nor OpenRC is installed; let what you \
+             have run be upgrade --unattended, or be build run --due --unattended",
         ),
     }
 }
@@ -319,12 +349,11 @@ pub fn look(root: &Root, asked: Asked) -> Vec<Fact> {
     }
     // Where a part of it is, the rest belongs to it, but for the link: who took that away
     // does not want it.
-    let nightly = NIGHTLY.iter().filter(|file| file.is_wanted(root));
-    let nightly: Vec<Fact> = nightly.map(fact).collect();
-    let kept = |f: &&Fact| matches!(f.state, State::Outdated | State::Good);
-    match asked.nightly && no_nightly(root).is_none() {
-        true => facts.extend(nightly),
-        false => facts.extend(nightly.iter().filter(kept)),
+    let kept = |f: &Fact| matches!(f.state, State::Outdated | State::Good);
+    for (files, asked) in [(NIGHTLY, asked.nightly), (BUILDS, asked.builds)] {
+        let all = asked && no_timer(root).is_none();
+        let wanted = files.iter().filter(|file| file.is_wanted(root));
+        facts.extend(wanted.map(fact).filter(|fact| all || kept(fact)));
     }
     facts
 }
@@ -411,10 +440,11 @@ mod tests {
     const WATCHED: Asked = Asked {
         watchdog: true,
         nightly: false,
+        builds: false,
     };
 
     fn texts() -> impl Iterator<Item = (&'static str, &'static str, u32)> {
-        let all = ALL.iter().chain([&WATCHDOG]);
+        let all = BUILDS.iter().chain(NIGHTLY).chain(ALL).chain([&WATCHDOG]);
         all.filter_map(|file| match file.content {
             Content::Text(text, mode) => Some((file.path, text, mode)),
             Content::Link(_) => None,
@@ -441,7 +471,7 @@ mod tests {
 
     #[test]
     fn every_link_leads_to_a_text_of_ours() {
-        for file in ALL {
+        for file in ALL.iter().chain(NIGHTLY).chain(BUILDS) {
             let Content::Link(target) = file.content else {
                 continue;
             };
@@ -550,7 +580,7 @@ mod tests {
         let has = |watchdog| {
             let asked = Asked {
                 watchdog,
-                nightly: false,
+                ..Asked::default()
             };
             look(&root, asked).iter().any(|f| f.file == WATCHDOG)
         };
@@ -566,27 +596,37 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
         let asked = Asked {
-            watchdog: false,
             nightly: true,
+            ..Asked::default()
         };
         let paths = |asked| -> Vec<_> {
             let facts = look(&root, asked);
             let nightly = facts.iter().filter(|f| f.file.path.contains("be-upgrade"));
             nightly.map(|f| f.file.path).collect()
         };
-        assert!(no_nightly(&root).is_some());
+        assert!(no_timer(&root).is_some());
         root.mkdir_all("usr/sbin", 0o755).unwrap();
         root.write_atomic("usr/sbin/openrc-run", b"", 0o755)
             .unwrap();
-        assert!(no_nightly(&root).unwrap().contains("cron"));
+        assert!(no_timer(&root).unwrap().contains("cron"));
         assert_eq!(paths(asked), [""; 0]);
         root.mkdir_all(CRON, 0o755).unwrap();
         assert_eq!(paths(asked), ["etc/cron.d/be-upgrade"]);
+        let builds = Asked {
+            builds: true,
+            ..Asked::default()
+        };
+        let cron = |asked| -> Vec<_> {
+            let facts = look(&root, asked);
+            let cron = facts.iter().filter(|f| f.file.path.starts_with(CRON));
+            cron.map(|f| f.file.path).collect()
+        };
+        assert_eq!(cron(builds), ["etc/cron.d/be-build"]);
 
         root.mkdir_all("usr/lib/systemd", 0o755).unwrap();
         root.write_atomic("usr/lib/systemd/systemd", b"", 0o755)
             .unwrap();
-        assert_eq!(no_nightly(&root), None);
+        assert_eq!(no_timer(&root), None);
         let facts = look(&root, asked);
         for file in missing(&facts).filter(|f| f.path.starts_with("etc/systemd/")) {
             install(&root, &file).unwrap();

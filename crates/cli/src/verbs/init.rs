@@ -34,6 +34,11 @@ pub struct Args {
     #[arg(long)]
     nightly: bool,
 
+    /// Start be build run --due --unattended every hour: by a timer of systemd, or by cron.
+    /// [build] every of be.toml says how often something is built.
+    #[arg(long)]
+    builds: bool,
+
     /// Give GRUB's own files a subvolume of their own, shared by all environments.
     ///
     /// They are copied, with a line in fstab; the loader goes on reading the old ones until
@@ -83,6 +88,7 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             files::Asked {
                 watchdog: args.watchdog,
                 nightly: args.nightly,
+                builds: args.builds,
             },
         ),
     };
@@ -99,8 +105,9 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
     let mut planned = plan::init(inv, &request)?;
     let no_watchdog = files::no_watchdog(&ctx.session.root).filter(|_| args.watchdog);
     planned.notes.extend(no_watchdog.map(str::to_owned));
-    let no_nightly = files::no_nightly(&ctx.session.root).filter(|_| args.nightly);
-    planned.notes.extend(no_nightly.map(str::to_owned));
+    let timers = args.nightly || args.builds;
+    let no_timer = files::no_timer(&ctx.session.root).filter(|_| timers);
+    planned.notes.extend(no_timer.map(str::to_owned));
     planned.notes.extend(encryption(ctx, inv));
     let found = describe(&inv.system);
     let text: String = found

@@ -131,6 +131,21 @@ pub fn run(
     watch: &mut dyn Watch,
 ) -> Result<Published> {
     is_due(session, request)?;
+    run_due(session, request, interrupted, watch).map_err(|error| match error.downcast_ref() {
+        // Whoever asks again and again is told once that it failed.
+        Some(refused @ (Refusal::BuilderHeld { .. } | Refusal::Busy { .. })) if request.due => {
+            NothingToDo(format!("no build is due yet: {refused}")).into()
+        }
+        _ => error,
+    })
+}
+
+fn run_due(
+    session: &Session,
+    request: &Build,
+    interrupted: &Interrupted,
+    watch: &mut dyn Watch,
+) -> Result<Published> {
     let _upgrades = claim(session, request.wait, interrupted, watch)?;
     let lock = session.store.lock_within(PATIENCE)?;
     for note in sweep(session, &lock)? {
