@@ -42,7 +42,13 @@ impl Failure {
                 false => exit::NOT_BOOTABLE,
             };
         }
-        if self.find::<LiveFailed>().is_some() || self.find::<BuildFailed>().is_some() {
+        if let Some(failed) = self.find::<BuildFailed>() {
+            return match failed.full {
+                true => exit::NO_SPACE,
+                false => exit::UPGRADE_FAILED,
+            };
+        }
+        if self.find::<LiveFailed>().is_some() {
             return exit::UPGRADE_FAILED;
         }
         match self.io_kind() {

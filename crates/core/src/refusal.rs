@@ -111,6 +111,11 @@ pub enum Refusal {
         free: u64,
         needed: u64,
     },
+    NoSpaceFor {
+        path: String,
+        free: u64,
+        needed: u64,
+    },
     Running {
         name: EnvName,
     },
@@ -369,7 +374,7 @@ impl Refusal {
     pub fn exit_code(&self) -> u8 {
         match self {
             Refusal::Busy { .. } => exit::BUSY,
-            Refusal::NoSpace { .. } => exit::NO_SPACE,
+            Refusal::NoSpace { .. } | Refusal::NoSpaceFor { .. } => exit::NO_SPACE,
             Refusal::NotBootable { .. } => exit::NOT_BOOTABLE,
             Refusal::Conflicts { .. } => exit::CONFLICTS,
             Refusal::Closed { .. } => exit::NOT_BOOTABLE,
@@ -433,6 +438,9 @@ impl Refusal {
             },
             Busy { .. } => "try again when it has ended; be status shows it".into(),
             NoSpace { .. } => "make room: be prune, or be list and be destroy NAME".into(),
+            NoSpaceFor { path, .. } => {
+                format!("make room in {path}, or be build run --packages DIR")
+            }
             Running { .. } => "reboot into another environment first: be activate NAME".into(),
             Next { .. } => "activate another environment first: be activate NAME".into(),
             Chosen { .. } => "grub-editenv - unset next_entry takes the choice back".into(),
@@ -614,6 +622,12 @@ impl fmt::Display for Refusal {
             NoSpace { free, needed } => write!(
                 f,
                 "not enough space: {} MiB free, {} MiB needed",
+                free >> 20,
+                needed >> 20
+            ),
+            NoSpaceFor { path, free, needed } => write!(
+                f,
+                "not enough space for packages: {path} has {} MiB free, {} MiB needed",
                 free >> 20,
                 needed >> 20
             ),

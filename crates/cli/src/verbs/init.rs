@@ -118,7 +118,11 @@ fn adopt(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         .collect();
     if planned.steps.is_empty() {
         let name = inv.running()?.name();
-        return Err(NothingToDo(format!("this system is environment {name} already")).into());
+        let mut why = format!("this system is environment {name} already");
+        if let Some(no_timer) = no_timer {
+            why = format!("{why}; {no_timer}");
+        }
+        return Err(NothingToDo(why).into());
     }
     let installed: Vec<String> = planned.steps.iter().filter_map(installed).collect();
     let done = match ctx.carry_out(work, &planned)? {

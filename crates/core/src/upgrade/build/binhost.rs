@@ -114,6 +114,22 @@ impl Binhost {
         real(&self.packages)
     }
 
+    /// There is room for packages: as much as an upgrade asks for.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSpaceFor`].
+    pub(super) fn has_room(&self, session: &Session) -> Result<()> {
+        let needed = session.config.upgrade.min_free_mib << 20;
+        let space = rustix::fs::fstatvfs(self.packages.fd())
+            .with_context(|| format!("cannot ask for the space in {}", self.path))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let path = self.path.clone();
+        match free < needed {
+            true => Err(Refusal::NoSpaceFor { path, free, needed }.into()),
+            false => Ok(()),
+        }
+    }
+
     /// What is published now; nothing before the first time.
     ///
     /// # Errors

@@ -85,6 +85,8 @@ pub struct BuildFailed {
     pub why: String,
     /// Until when it is held; none if the next build begins anew.
     pub until: Option<DateTime<FixedOffset>>,
+    /// There is no room for packages any more.
+    pub full: bool,
 }
 
 impl fmt::Display for BuildFailed {
@@ -162,6 +164,7 @@ fn run_due(
     }
     let place = planned.builder.as_ref().map(|b| b.packages.clone());
     let host = Binhost::make(session, &place.unwrap_or_default())?;
+    host.has_room(session)?;
     for note in execute(session, inv, &plan, &lock)?.notes {
         watch.note(&note);
     }
@@ -194,7 +197,7 @@ fn run_due(
     work.begin_report(&as_upgrade, matches!(request.kind, Kind::Continue));
     match work.build(request, &host) {
         Ok(published) => work.built_well(&host, published, request),
-        Err(error) => Err(work.build_failed(error, request)),
+        Err(error) => Err(work.build_failed(error, request, &host)),
     }
 }
 
@@ -409,7 +412,12 @@ impl Work<'_> {
     }
 
     /// What becomes of a builder in which something went wrong.
-    fn build_failed(&mut self, error: anyhow::Error, request: &Build) -> anyhow::Error {
+    fn build_failed(
+        &mut self,
+        error: anyhow::Error,
+        request: &Build,
+        host: &Binhost,
+    ) -> anyhow::Error {
         let new = matches!(request.kind, Kind::New { .. });
         // Nothing was built, and a person could mend nothing.
         if new && is_nothing_begun(&error) {
@@ -418,7 +426,11 @@ impl Work<'_> {
                 Err(e) => error.context(format!("{e:#}")),
             };
         }
-        let (name, why) = (self.record.name.clone(), format!("{error:#}"));
+        let (name, mut why) = (self.record.name.clone(), format!("{error:#}"));
+        let full = host.has_room(self.session).err();
+        if let Some(full) = &full {
+            why = format!("{why}; {full:#}");
+        }
         let interrupted = self.interrupted.came();
         // One that was cut off is not held, as after a kill.
         if !interrupted {
@@ -433,7 +445,13 @@ impl Work<'_> {
         let hold = self.session.config.build.hold.duration();
         let hold = chrono::TimeDelta::from_std(hold).unwrap_or_default();
         let until = (!interrupted).then(|| ended + hold);
-        let failed = anyhow::Error::new(BuildFailed { name, why, until });
+        let full = full.is_some();
+        let failed = anyhow::Error::new(BuildFailed {
+            name,
+            why,
+            until,
+            full,
+        });
         match kept {
             Err(e) => failed.context(format!("the record could not be written: {e:#}")),
             Ok(()) => failed,

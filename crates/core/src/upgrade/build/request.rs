@@ -5,7 +5,7 @@ use chrono::{DateTime, FixedOffset, TimeDelta};
 
 use super::super::locked;
 use super::binhost::inside;
-use super::{Build, Kind, as_upgrade, options};
+use super::{Build, Kind, as_upgrade, is_due, options};
 use crate::config::Span;
 use crate::host;
 use crate::lock::Sha256;
@@ -42,6 +42,7 @@ pub fn is_held(env: &Environment, hold: Span, now: DateTime<FixedOffset>) -> boo
 /// # Errors
 /// Every rule that forbids it.
 pub fn plan(session: &Session, inv: &Inventory, request: &Build) -> Result<(Record, Plan)> {
+    is_due(session, request)?;
     let (record, plan) = match &request.kind {
         Kind::New { name, origin } => new(session, inv, request, name.as_ref(), origin.as_ref()),
         Kind::Continue => continued(inv),
