@@ -44,17 +44,21 @@ impl Work<'_> {
         let mut lock = self.own_lock(now)?.for_others();
         // A build that goes on may have merged another compiler: what counts is what the clients
         // have before they take anything, as this builder had.
-        let before = host.packages.read_to_string(LOCK_FILE, MAX_LOCK).ok();
-        if let Some(before) = before.and_then(|text| Lock::parse(&text).ok())
-            && before.environment == self.record.name
-            && before.created >= self.record.created
-        {
+        if let Some(before) = self.told_before(host) {
             lock.toolchain = before.toolchain;
         }
         let text = lock.to_text()?;
         host.packages
             .write_atomic(LOCK_FILE, text.as_bytes(), 0o644)
             .context("cannot write the lock of the packages")
+    }
+
+    /// What this builder has told in an earlier attempt.
+    pub(super) fn told_before(&self, host: &Binhost) -> Option<Lock> {
+        let text = host.packages.read_to_string(LOCK_FILE, MAX_LOCK).ok()?;
+        let told = Lock::parse(&text).ok()?;
+        let is_own = told.environment == self.record.name && told.created >= self.record.created;
+        is_own.then_some(told)
     }
 
     /// Go by be.toml where a host that gives packages has another configuration; what would be

@@ -82,11 +82,6 @@ impl Work<'_> {
         }
         if self.upgrade().phase <= Phase::Sync {
             self.enter(Phase::Sync)?;
-            let name = self.record.name.clone();
-            self.watch.note(&format!(
-                "{name}: nothing newer is fetched; repositories and configuration become those of \
-                 the lock"
-            ));
             self.pin(lock)?;
         }
         self.enter(Phase::Preview)?;
@@ -121,15 +116,10 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// The clone becomes one of the system that the lock is of, as far as that decides what a
-    /// package that is built looks like; see [`crate::lock::decides`].
-    pub(super) fn become_as(&mut self, lock: &Lock) -> Result<()> {
-        let name = self.record.name.clone();
-        self.watch.note(&format!(
-            "{name}: nothing newer is fetched; repositories, configuration and world become those \
-             of the lock"
-        ));
-        self.pin(lock)?;
+    /// What packages are built with becomes what the lock says. With its repositories and its
+    /// configuration the clone is then one of that system, as far as that decides what a package
+    /// looks like; see [`crate::lock::decides`].
+    pub(super) fn take_toolchain(&mut self, lock: &Lock) -> Result<()> {
         let atoms = self.lacking(lock, &lock.toolchain.packages)?;
         if atoms.is_empty() {
             return Ok(());

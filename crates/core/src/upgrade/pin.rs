@@ -16,6 +16,11 @@ use crate::whole::Whole;
 impl Work<'_> {
     /// Bring repositories, configuration and world into the state of the lock.
     pub(super) fn pin(&mut self, lock: &Lock) -> Result<()> {
+        let name = self.record.name.clone();
+        self.watch.note(&format!(
+            "{name}: nothing newer is fetched; repositories and configuration become those of the \
+             lock"
+        ));
         let root = self.root()?;
         let places = lock.repositories.iter().map(|one| &*one.location);
         for place in places.chain([CONFIGURATION, WORLD]) {

@@ -6,10 +6,9 @@
 //! for a person. What is done in it is done as in an upgrade, by the same [`Work`].
 
 mod binhost;
+mod failed;
 mod request;
 mod status;
-
-use std::fmt;
 
 use anyhow::{Context, Result, bail};
 use be_portage::emerge;
@@ -20,8 +19,7 @@ use super::built::{Built, TARGET};
 use super::portage::boot_id;
 use super::report::later;
 use super::{
-    Kind as Upgrades, PATIENCE, Request, Watch, Work, claim, is_nothing_begun, journal, moves,
-    options, unused,
+    Kind as Upgrades, PATIENCE, Request, Watch, Work, claim, journal, moves, options, unused,
 };
 use crate::chroot::{Bind, Interrupted, Job};
 use crate::config;
@@ -29,11 +27,12 @@ use crate::execute::{execute, finish_rename, sweep};
 use crate::lock::Lock;
 use crate::manager::Manager;
 use crate::name::{EnvName, Named};
-use crate::record::{Builder, Phase, Record, State};
+use crate::record::{Builder, Phase, Record};
 use crate::refusal::{NothingToDo, Refusal};
 use crate::session::Session;
 
 pub use binhost::{Binhost, LOCK_FILE, Published};
+pub use failed::BuildFailed;
 pub use request::{builders, give_up, held_until, is_held, plan};
 pub use status::{Status, status};
 
@@ -74,51 +73,6 @@ pub enum Kind {
     },
     /// Go on in the one that is held.
     Continue,
-}
-
-/// A build that failed; the builder is held, and what was published is as it was.
-#[derive(Debug, Clone)]
-pub struct BuildFailed {
-    /// The builder.
-    pub name: EnvName,
-    /// What went wrong, in one line.
-    pub why: String,
-    /// Until when it is held; none if the next build begins anew.
-    pub until: Option<DateTime<FixedOffset>>,
-    /// There is no room for packages any more.
-    pub full: bool,
-}
-
-impl fmt::Display for BuildFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, why) = (&self.name, &self.why);
-        write!(
-            f,
-            "the build in {name} failed: {why}. Nothing was published; "
-        )?;
-        match self.until {
-            Some(until) => write!(f, "{name} is held until {}", until.format("%Y-%m-%d %H:%M")),
-            None => write!(f, "what was finished is kept"),
-        }
-    }
-}
-
-impl std::error::Error for BuildFailed {}
-
-impl BuildFailed {
-    /// What to do next.
-    pub fn hint(&self) -> String {
-        let name = &self.name;
-        match self.until {
-            Some(_) => format!(
-                "be log {name} shows what happened\n\
-                 be build shell to look inside and mend\n\
-                 be build continue to go on\n\
-                 be build drop to throw it away"
-            ),
-            None => "be build continue to go on, or be build run to begin anew".into(),
-        }
-    }
 }
 
 /// Build, and publish.
@@ -312,7 +266,7 @@ impl Work<'_> {
         match self.wanted.clone() {
             Some(lock) if !synced => {
                 self.enter(Phase::Sync)?;
-                self.become_as(&lock)?;
+                self.pin(&lock)?;
             }
             None if !synced && self.session.config.upgrade.sync => {
                 self.enter(Phase::Sync)?;
@@ -322,9 +276,9 @@ impl Work<'_> {
         }
         self.enter(Phase::Preview)?;
         self.moves()?;
-        self.publish_lock(host, request.now)?;
-        self.want_unlike()?;
-        let merged = self.merge_all();
+        let merged = self
+            .begin_merge(host, request)
+            .and_then(|()| self.merge_all());
         if let Err(e) = self.forget_moves() {
             self.watch.note(&format!("/.be-moves stays: {e:#}"));
         }
@@ -360,8 +314,15 @@ impl Work<'_> {
         host.take_back()
     }
 
-    /// What is here and not on the client is built as well: it was not, here.
-    fn want_unlike(&mut self) -> Result<()> {
+    /// What packages are built with is there, and told; what is here and not on the client is
+    /// built as well.
+    fn begin_merge(&mut self, host: &Binhost, request: &Build) -> Result<()> {
+        if let Some(lock) = self.wanted.clone()
+            && self.told_before(host).is_none()
+        {
+            self.take_toolchain(&lock)?;
+        }
+        self.publish_lock(host, request.now)?;
         let Some(lock) = self.wanted.clone() else {
             return Ok(());
         };
@@ -408,53 +369,6 @@ impl Work<'_> {
                 Err(NothingToDo(why).into())
             }
             false => Ok(published),
-        }
-    }
-
-    /// What becomes of a builder in which something went wrong.
-    fn build_failed(
-        &mut self,
-        error: anyhow::Error,
-        request: &Build,
-        host: &Binhost,
-    ) -> anyhow::Error {
-        let new = matches!(request.kind, Kind::New { .. });
-        // Nothing was built, and a person could mend nothing.
-        if new && is_nothing_begun(&error) {
-            return match self.discard() {
-                Ok(()) => error,
-                Err(e) => error.context(format!("{e:#}")),
-            };
-        }
-        let (name, mut why) = (self.record.name.clone(), format!("{error:#}"));
-        let full = host.has_room(self.session).err();
-        if let Some(full) = &full {
-            why = format!("{why}; {full:#}");
-        }
-        let interrupted = self.interrupted.came();
-        // One that was cut off is not held, as after a kill.
-        if !interrupted {
-            self.record.state = State::Failed;
-        }
-        let ended = later(request.now);
-        let upgrade = self.upgrade();
-        upgrade.error = Some(why.clone());
-        upgrade.ended = Some(ended);
-        let kept = self.write_record();
-        self.end_report(&Err(error));
-        let hold = self.session.config.build.hold.duration();
-        let hold = chrono::TimeDelta::from_std(hold).unwrap_or_default();
-        let until = (!interrupted).then(|| ended + hold);
-        let full = full.is_some();
-        let failed = anyhow::Error::new(BuildFailed {
-            name,
-            why,
-            until,
-            full,
-        });
-        match kept {
-            Err(e) => failed.context(format!("the record could not be written: {e:#}")),
-            Ok(()) => failed,
         }
     }
 }
