@@ -7,6 +7,7 @@ pub mod binhost;
 pub mod came;
 pub mod cuts;
 pub mod disk;
+pub mod engines;
 pub mod forged;
 pub mod grub;
 pub mod looped;

@@ -1,6 +1,7 @@
 //! /etc/be/be.toml. Every key is optional; an unknown key or a bad value is an error.
 
 mod build;
+mod farm;
 
 use be_portage::chores::Chore;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::carry::PathPattern;
 use crate::glob::Glob;
 
 pub use build::{Build, Span};
+pub use farm::{Farm, Wanted};
 
 /// Where the configuration is, below the system's root.
 pub const PATH: &str = "etc/be/be.toml";
@@ -21,6 +23,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// `[build]`
     pub build: Build,
+    /// `[farm]`
+    pub farm: Farm,
     /// `[nightly]`
     pub nightly: Nightly,
     /// `[menu]`

@@ -29,6 +29,23 @@ pub fn has_feature(text: &str, feature: &str) -> bool {
     has
 }
 
+/// The value that a text of make.conf gives a variable at last, if it is a plain one: with a
+/// reference to another variable in it nobody but Portage knows it.
+#[must_use]
+pub fn plain_value<'a>(text: &'a str, variable: &str) -> Option<&'a str> {
+    let mut values = text.lines().filter_map(|line| {
+        let rest = line.trim().strip_prefix(variable)?;
+        rest.strip_prefix('=')
+    });
+    let value = values.next_back()?;
+    let value = match value.chars().next()? {
+        quote @ ('"' | '\'') => value[1..].split_once(quote)?.0,
+        _ => value.split_whitespace().next()?,
+    };
+    let plain = !value.is_empty() && !value.contains(['$', '`', '\\']);
+    plain.then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +64,23 @@ mod tests {
             "FEATURES=\"buildpkg\"\nFEATURES=\"$FEATURES -buildpkg\"\n"
         ));
         assert!(!has(""));
+    }
+
+    #[test]
+    fn plain_values() {
+        let value = |text| plain_value(text, "CCACHE_DIR");
+        assert_eq!(
+            value("CCACHE_DIR=\"/var/cache/ccache\"  # mine\n"),
+            Some("/var/cache/ccache")
+        );
+        assert_eq!(value("CCACHE_DIR=/a\nCCACHE_DIR='/b'\n"), Some("/b"));
+        assert_eq!(value("CCACHE_DIR=/a # b\n"), Some("/a"));
+        assert_eq!(value("CCACHE_DIR=\"${PORTAGE_TMPDIR}/ccache\"\n"), None);
+        assert_eq!(
+            value("#CCACHE_DIR=/a\nXCCACHE_DIR=/b\nCCACHE_DIRS=/c\n"),
+            None
+        );
+        assert_eq!(value("CCACHE_DIR=\"/open\n"), None);
+        assert_eq!(value(""), None);
     }
 }

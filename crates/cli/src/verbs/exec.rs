@@ -3,7 +3,7 @@
 use anyhow::Result;
 use be_core::chroot::{Interrupted, Output, exit_code, take_terminal_back, wait};
 use be_core::name::{EnvName, Named};
-use be_core::upgrade::build;
+use be_core::upgrade::{build, farm};
 use serde_json::json;
 
 use super::environment;
@@ -43,13 +43,15 @@ pub fn enter(
     if let Some(builder) = &env.record.builder {
         build::furnish(&ctx.session, builder, &mut job)?;
     }
+    let farm = farm::of_mended(&ctx.session, env)?;
+    farm.give(&mut job);
     if ctx.dry_run {
         let step = format!("run {} in {name}", command.join(" "));
         return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))
             .text(format!("would {step}\n")));
     }
-    if let Some(word) = word {
-        ctx.reporter.note(&word);
+    for word in word.iter().chain(&farm.notes) {
+        ctx.reporter.note(word);
     }
     let interrupted = Interrupted::watch()?;
     let mut child = job.start(match ctx.reporter.is_json() {
@@ -58,6 +60,7 @@ pub fn enter(
     })?;
     let code = exit_code(wait(&mut child, &interrupted, || ())?);
     take_terminal_back();
+    farm.clear(&ctx.session, env)?;
     Ok(
         Outcome::new(json!({ "environment": name, "command": command, "exit": code }))
             .code(u8::try_from(code).unwrap_or(1)),

@@ -26,7 +26,7 @@ use crate::manager::Manager;
 use crate::model::{Environment, Inventory};
 use crate::record::place;
 use crate::session::Session;
-use crate::upgrade::fd_path;
+use crate::upgrade::{farm, fd_path};
 use crate::whole::Whole;
 
 const VDB: &str = "var/db/pkg";
@@ -89,6 +89,7 @@ pub fn survey(
             path.display()
         ));
     }
+    let caches = farm::caches(session);
     let interrupted = match origin {
         Origin::Live => None,
         Origin::Snapshots(_, interrupted) => Some(interrupted),
@@ -103,7 +104,7 @@ pub fn survey(
             interrupted,
         )
         .with_context(|| format!("cannot compare /{}", volume.mount.display()))?;
-        let mut looking = Looking::new(volume, session, &split);
+        let mut looking = Looking::new(volume, session, (&split, &caches));
         for change in changes {
             interrupted.map_or(Ok(()), Interrupted::go_on)?;
             let is_new_dir = change.kind.is_dir() && change.change == Change::Added;
@@ -296,17 +297,24 @@ struct Looking<'a> {
     session: &'a Session,
     /// Directories of the running system that have become subvolumes of their own.
     split: &'a [PathBuf],
+    /// Directories of the running system with what compilers have made for all environments.
+    caches: &'a [PathBuf],
     dirs: Option<Dirs>,
     /// A directory that takes the place of something else: what is in it comes with it.
     replaced: Option<PathBuf>,
 }
 
 impl<'a> Looking<'a> {
-    fn new(volume: &'a Volume, session: &'a Session, split: &'a [PathBuf]) -> Self {
+    fn new(
+        volume: &'a Volume,
+        session: &'a Session,
+        (split, caches): (&'a [PathBuf], &'a [PathBuf]),
+    ) -> Self {
         Self {
             volume,
             session,
             split,
+            caches,
             dirs: None,
             replaced: None,
         }
@@ -320,7 +328,10 @@ impl<'a> Looking<'a> {
         of_packages: &OfPackages,
     ) -> Result<Option<Item>> {
         let path = self.volume.mount.join(&change.path);
-        let class = class_of(&path, &self.session.config.carry);
+        let class = match self.caches.iter().any(|cache| path.starts_with(cache)) {
+            true => Class::Left(Why::Cache),
+            false => class_of(&path, &self.session.config.carry),
+        };
         let mut item = Item {
             kind: change.kind,
             change: change.change,

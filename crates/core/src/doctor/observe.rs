@@ -18,6 +18,7 @@ use crate::observe::{MAX_TEXT, read_config, subvolume_at};
 use crate::plan;
 use crate::session::Session;
 use crate::store::Paths;
+use crate::upgrade::farm::{self, Engine};
 
 /// How much to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Observation {
     pub swapfiles: Vec<Swapfile>,
     /// Programs of the host that are missing.
     pub missing_tools: Vec<&'static str>,
+    /// What `[farm]` asks for and the running system has not.
+    pub missing_engines: Vec<Engine>,
     /// Why `be upgrade` finds no package manager in the system.
     pub no_manager: Option<String>,
     /// Bytes of metadata that can be written.
@@ -155,6 +158,7 @@ pub fn observe(
         ids: tree.iter().map(|n| n.id).collect(),
         swapfiles: swapfiles(inv),
         missing_tools: missing_tools(path),
+        missing_engines: farm::missing(session),
         no_manager: session
             .upgrader_of(&session.root)
             .err()

@@ -10,6 +10,7 @@ mod built;
 mod chores;
 mod configuration;
 mod failed;
+pub mod farm;
 mod finish;
 mod follow;
 pub(crate) mod inputs;
@@ -54,6 +55,7 @@ use crate::store::{Claim, Lock};
 
 pub(crate) use built::{clear, drop_packed, make_packed};
 pub use failed::UpgradeFailed;
+use farm::Farm;
 pub(crate) use finish::fd_path;
 use journal::Noted;
 pub use live::{Live, LiveFailed, run as run_live};
@@ -157,6 +159,8 @@ struct Work<'a> {
     binds: Vec<Bind>,
     /// What its programs see in the place of what is there, so that old names are new ones.
     moved: moves::Moved,
+    /// The engines that its programs compile with, once something is merged.
+    farm: Farm,
     /// Only the list of packages is wanted: nothing of the owner's runs.
     pretend: bool,
     /// The phase that this process is in.
@@ -235,6 +239,7 @@ fn run_claimed(
         built: None,
         binds: Vec::new(),
         moved: moves::Moved::default(),
+        farm: Farm::default(),
         pretend: request.pretend,
         at: None,
         noted: Noted::default(),
@@ -345,7 +350,11 @@ impl Work<'_> {
                     None => self.by_portage(request),
                 };
                 let forgotten = self.forget_moves();
+                let unpacked = self.forget_compilers();
                 let planned = planned?;
+                if let Err(e) = unpacked {
+                    self.watch.note(&format!("/.be-icecream stays: {e:#}"));
+                }
                 if let Err(e) = forgotten {
                     self.watch.note(&format!("/.be-moves stays: {e:#}"));
                 }

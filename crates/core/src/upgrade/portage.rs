@@ -113,6 +113,7 @@ impl Work<'_> {
     /// Build and merge. Packages that failed before are merged again first: Portage itself
     /// takes one whose pkg_postinst failed for installed.
     pub(super) fn merge(&mut self, planned: &[Planned], command: &Emerge) -> Result<()> {
+        self.use_farm()?;
         let again = self.upgrade().failed.clone();
         for package in again {
             let comes = planned.iter().any(|p| p.package == package);
@@ -139,6 +140,7 @@ impl Work<'_> {
     }
 
     pub(super) fn run_merge(&mut self, command: &Emerge, plan: &[String]) -> Result<()> {
+        self.pack_compilers()?;
         let from = self.log_length()?;
         let before = self.installed()?;
         let root = self.emerge_log()?;
@@ -215,6 +217,7 @@ impl Work<'_> {
         job.covers = self.manager.covers();
         job.covers.extend(self.moved.covers.iter().cloned());
         job.inside.clone_from(&self.moved.inside);
+        self.farm.give(&mut job);
         let mut out = log::append(&self.session.store, &self.record.name)?;
         let now = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
         let shown = command.args.join(" ");

@@ -21,6 +21,7 @@ pub(super) const ALL: &[Check] = &[
     system::read_only,
     system::not_adopted,
     system::tools,
+    system::engines,
     system::files,
     system::foreign_files,
     store::records,

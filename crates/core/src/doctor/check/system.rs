@@ -6,6 +6,7 @@ use crate::files;
 use crate::layout;
 use crate::model::Inventory;
 use crate::refusal::Refusal;
+use crate::upgrade::farm::Engine;
 
 /// Bytes of metadata without which btrfs refuses writes soon.
 const METADATA: u64 = 128 << 20;
@@ -68,6 +69,21 @@ pub(super) fn tools(_: &Inventory, seen: &Observation) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// Engines that environments were to be built with.
+pub(super) fn engines(_: &Inventory, seen: &Observation) -> Vec<Problem> {
+    let of = |engine: &Engine| {
+        problem(
+            "engine-missing",
+            Severity::Note,
+            engine.program,
+            "it is not installed: environments are built without it, though [farm] in be.toml asks \
+             for it",
+            format!("emerge {}, or take it out of be.toml", engine.package),
+        )
+    };
+    seen.missing_engines.iter().map(of).collect()
 }
 
 /// Services and hooks of ours that a system lacks, or has of another version.

@@ -17,6 +17,7 @@ use crate::menu::Written;
 use crate::model::{Inventory, Place, Subvolume};
 use crate::plan::fixture::{env, inventory, name};
 use crate::record::{Boot, Member, Policy, State};
+use crate::upgrade::farm::Engine;
 
 /// A system with nothing wrong: `default` was adopted and holds GRUB's files, `new` is a
 /// clone of it.
@@ -483,6 +484,13 @@ fn the_system() {
     is(&problem, "tool-missing", Severity::Note, false);
     let problem = only(|_, seen| seen.no_manager = Some("none".into()));
     is(&problem, "tool-missing", Severity::Note, false);
+    let problem = only(|_, seen| {
+        seen.missing_engines = vec![Engine {
+            program: "ccache",
+            package: "dev-util/ccache",
+        }];
+    });
+    is(&problem, "engine-missing", Severity::Note, false);
     let problem = only(|inv, _| {
         inv.system.layout.fstab = Fstab::parse("UUID=b /usr ext4 defaults 0 2\n");
     });

@@ -338,13 +338,13 @@ impl Binhost {
 }
 
 /// Where an open directory is. There is no link in the path.
-pub(super) fn real(dir: &Root) -> Result<PathBuf> {
+pub(in crate::upgrade) fn real(dir: &Root) -> Result<PathBuf> {
     let link = format!("/proc/self/fd/{}", dir.fd().as_raw_fd());
     std::fs::read_link(&link).with_context(|| format!("cannot read {link}"))
 }
 
 /// A path of the running system, from its root.
-pub(super) fn inside(path: &str) -> Result<&Path> {
+pub(in crate::upgrade) fn inside(path: &str) -> Result<&Path> {
     let inside = path.strip_prefix('/').map(|p| p.trim_end_matches('/'));
     match inside {
         Some(inside) if !inside.is_empty() => Ok(Path::new(inside)),

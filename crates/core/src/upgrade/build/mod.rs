@@ -16,6 +16,7 @@ use be_portage::pretend::{self, Planned};
 use chrono::{DateTime, FixedOffset};
 
 use super::built::{Built, TARGET};
+use super::farm::Farm;
 use super::portage::boot_id;
 use super::report::later;
 use super::{
@@ -32,6 +33,7 @@ use crate::refusal::{NothingToDo, Refusal};
 use crate::session::Session;
 
 pub use binhost::{Binhost, LOCK_FILE, Published};
+pub(super) use binhost::{inside, real};
 pub use failed::BuildFailed;
 pub use request::{builders, give_up, held_until, is_held, plan};
 pub use status::{Status, status};
@@ -140,6 +142,7 @@ fn run_due(
         built: None,
         binds: Vec::new(),
         moved: moves::Moved::default(),
+        farm: Farm::default(),
         pretend: false,
         at: None,
         noted: journal::Noted::default(),
@@ -205,8 +208,8 @@ pub fn furnish(session: &Session, builder: &Builder, job: &mut Job) -> Result<()
     let variables = variables(&session.config.build).into_iter();
     job.env
         .extend(variables.chain([("PKGDIR".into(), TARGET.into())]));
-    job.env
-        .push(("FEATURES".into(), features(&session.config.build).join(" ")));
+    let features = features(&session.config.build).join(" ");
+    job.env.push(("FEATURES".into(), features));
     Ok(())
 }
 
@@ -281,6 +284,9 @@ impl Work<'_> {
             .and_then(|()| self.merge_all());
         if let Err(e) = self.forget_moves() {
             self.watch.note(&format!("/.be-moves stays: {e:#}"));
+        }
+        if let Err(e) = self.forget_compilers() {
+            self.watch.note(&format!("/.be-icecream stays: {e:#}"));
         }
         merged?;
         self.enter(Phase::Check)?;

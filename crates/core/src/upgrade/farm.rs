@@ -1,0 +1,422 @@
+//! Compilers' caches and other machines' compilers, where an environment is built: ccache,
+//! sccache, distcc and icecream, as `[farm]` of be.toml says.
+//!
+//! The engines are those that are installed in the environment, with its compilers. What they
+//! get of the running system is their caches, which are written to, and the socket of
+//! icecream's daemon. All of it is told to Portage by its process environment: no file of the
+//! environment is changed for it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use be_btrfs::Root;
+use be_portage::conf::{has_feature, plain_value};
+use be_portage::emerge::Emerge;
+
+use super::Work;
+use super::build::{inside, real};
+use super::inputs::{CONFIGURATION, files};
+use crate::chroot::{Bind, Cover, Job, uncover};
+use crate::config::{self, Wanted};
+use crate::model::Environment;
+use crate::name::EnvName;
+use crate::observe::MAX_TEXT;
+use crate::record::State;
+use crate::session::Session;
+
+/// A program that compiles elsewhere, or remembers what was compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Engine {
+    /// Its name in /usr/bin.
+    pub program: &'static str,
+    /// Gentoo's package of it.
+    pub package: &'static str,
+}
+
+impl Engine {
+    const fn new(program: &'static str, package: &'static str) -> Self {
+        Self { program, package }
+    }
+
+    fn is_in(&self, root: &Root) -> bool {
+        let path = Path::new("usr/bin").join(self.program);
+        root.is_file(path).unwrap_or(false)
+    }
+}
+
+const DISTCC: Engine = Engine::new("distcc", "sys-devel/distcc");
+const ICECREAM: Engine = Engine::new("icecc", "sys-devel/icecream");
+
+/// One that has a cache.
+struct Cache {
+    engine: Engine,
+    /// The variable that names its directory.
+    variable: &'static str,
+    /// Where it is if neither be.toml nor make.conf says: where Gentoo's wiki has it.
+    usual: &'static str,
+}
+
+const CCACHE: Cache = Cache {
+    engine: Engine::new("ccache", "dev-util/ccache"),
+    variable: "CCACHE_DIR",
+    usual: "/var/cache/ccache",
+};
+
+const SCCACHE: Cache = Cache {
+    engine: Engine::new("sccache", "dev-util/sccache"),
+    variable: "SCCACHE_DIR",
+    usual: "/var/cache/sccache",
+};
+
+/// Where icecream's daemon listens.
+const SOCKETS: &str = "run/icecc";
+
+/// Where the compilers are packed for icecream, in the root of the environment. It belongs to no
+/// package, and is gone when the upgrade is.
+const PACKED: &str = ".be-icecream";
+
+/// Group id that Gentoo gives the group `portage` (GLEP 27), for a system without that group.
+const PORTAGE: u32 = 250;
+
+/// Where sandbox(1) is told what may be written to.
+const SANDBOX: &str = "etc/sandbox.d";
+
+/// What the programs that build in an environment get of the engines.
+#[derive(Debug, Default)]
+pub struct Farm {
+    binds: Vec<Bind>,
+    covers: Vec<Cover>,
+    features: Vec<&'static str>,
+    variables: Vec<(String, String)>,
+    /// icecream gets the compilers of the environment.
+    packs: bool,
+    /// What a person should know, in sentences.
+    pub notes: Vec<String>,
+}
+
+impl Farm {
+    /// What be.toml asks for and can be had in this environment. What cannot be had is told
+    /// in a note: nothing fails for it.
+    pub fn of(session: &Session, name: &EnvName, env: &Root) -> Self {
+        let mut farm = Self::default();
+        let config = &session.config.farm;
+        let wanted = wanted(config);
+        let (there, missing): (Vec<_>, Vec<_>) = wanted.iter().partition(|e| e.is_in(env));
+        farm.notes.extend(missing.iter().map(|engine| {
+            let Engine { program, package } = engine;
+            format!(
+                "{program} is not installed in {name}, which is built without it; [farm] in \
+                 be.toml asks for it: emerge {package}"
+            )
+        }));
+        let conf = make_conf(env);
+        let has = |engine| there.contains(&engine);
+        if has(DISTCC) {
+            farm.distcc(name, env, &config.distcc, &conf);
+        }
+        if has(ICECREAM) {
+            farm.icecream(session, name);
+        }
+        if has(CCACHE.engine) {
+            farm.ccache(session, &config.ccache, &conf);
+        }
+        if has(SCCACHE.engine) {
+            farm.sccache(session, env, &config.sccache, &conf);
+        }
+        farm
+    }
+
+    fn distcc(&mut self, name: &EnvName, env: &Root, wanted: &Wanted, conf: &str) {
+        self.features.push("distcc");
+        if let Some(hosts) = wanted.with() {
+            self.set("DISTCC_HOSTS", hosts);
+            return;
+        }
+        let listed = env.is_file("etc/distcc/hosts").unwrap_or(false);
+        if !listed && !conf.contains("DISTCC_HOSTS=") {
+            self.notes.push(format!(
+                "distcc has no hosts in {name}: /etc/distcc/hosts is missing; name them there, or \
+                 in [farm] distcc of be.toml"
+            ));
+        }
+    }
+
+    fn icecream(&mut self, session: &Session, name: &EnvName) {
+        let socket = Path::new(SOCKETS).join("iceccd.socket");
+        let dir = session
+            .root
+            .sub(SOCKETS)
+            .ok()
+            .and_then(|dir| real(&dir).ok());
+        let (Some(source), true) = (dir, session.root.exists(socket).unwrap_or(false)) else {
+            self.notes.push(format!(
+                "iceccd does not run: /{SOCKETS} has no socket of it, and {name} is built without \
+                 icecream; start it, or take it out of [farm] in be.toml"
+            ));
+            return;
+        };
+        let target = Path::new("/").join(SOCKETS);
+        self.binds.push(Bind { source, target });
+        // icecc asks the daemon which machine is to compile, and then that machine itself:
+        // unlike distcc it cannot be sent out of the sandbox by Portage.
+        self.features.extend(["icecream", "-network-sandbox"]);
+        self.packs = true;
+    }
+
+    fn ccache(&mut self, session: &Session, wanted: &Wanted, conf: &str) {
+        if !self.bind_cache(session, &CCACHE, wanted, conf) {
+            return;
+        }
+        // What ccache takes for the compiler is then a link to distcc or icecc, which stays as it
+        // is when the compiler is upgraded: objects of the old one would be taken for its own.
+        let others = ["distcc", "icecream"];
+        let given = self.features.iter().any(|f| others.contains(f));
+        if given || others.iter().any(|other| has_feature(conf, other)) {
+            self.set("CCACHE_COMPILERCHECK", "%compiler% -v");
+        }
+        self.features.push("ccache");
+    }
+
+    fn sccache(&mut self, session: &Session, env: &Root, wanted: &Wanted, conf: &str) {
+        if !self.bind_cache(session, &SCCACHE, wanted, conf) {
+            return;
+        }
+        self.set("RUSTC_WRAPPER", "/usr/bin/sccache");
+        // A server compiles by itself, with the compilers that it sees. One in the abstract
+        // namespace is nobody else's, and leaves no file.
+        let socket = format!("\\x00be-sccache-{}", std::process::id());
+        self.set("SCCACHE_SERVER_UDS", &socket);
+        // It ends with the phase of the ebuild that started it; another one that asks it compiles
+        // without it then.
+        self.set("SCCACHE_IGNORE_SERVER_IO_ERROR", "1");
+        // Portage lets ccache write to its cache, and knows nothing of this one.
+        if env.is_dir(SANDBOX).unwrap_or(false) {
+            self.covers.push(Cover {
+                path: Path::new("/").join(SANDBOX).join("90be-sccache"),
+                text: format!("SANDBOX_WRITE=\"{}/\"\n", place(&SCCACHE).display()),
+            });
+        }
+    }
+
+    /// Let the environment see the cache; whether that can be done.
+    fn bind_cache(
+        &mut self,
+        session: &Session,
+        cache: &Cache,
+        wanted: &Wanted,
+        conf: &str,
+    ) -> bool {
+        let path = directory(cache, wanted, conf);
+        match open(session, &path) {
+            Ok(source) => {
+                let target = place(cache);
+                self.set(cache.variable, &target.to_string_lossy());
+                self.binds.push(Bind { source, target });
+                true
+            }
+            Err(e) => {
+                let name = cache.engine.program;
+                self.notes.push(format!(
+                    "{name} is not used: its cache {path} cannot be: {e:#}; mend [farm] in be.toml"
+                ));
+                false
+            }
+        }
+    }
+
+    fn set(&mut self, variable: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != variable);
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
+    fn without_icecream(&mut self) {
+        let ours = ["icecream", "-network-sandbox"];
+        self.features.retain(|feature| !ours.contains(feature));
+        self.binds.retain(|bind| !bind.target.ends_with(SOCKETS));
+        self.packs = false;
+    }
+
+    /// Give it to a program.
+    pub fn give(&self, job: &mut Job) {
+        job.binds.extend(self.binds.iter().cloned());
+        job.covers.extend(self.covers.iter().cloned());
+        let ours = |name: &String| self.variables.iter().any(|(own, _)| own == name);
+        job.env.retain(|(name, _)| !ours(name));
+        job.env.extend(self.variables.iter().cloned());
+        if self.features.is_empty() {
+            return;
+        }
+        let features = self.features.join(" ");
+        match job.env.iter_mut().find(|(name, _)| name == "FEATURES") {
+            Some((_, value)) => *value = format!("{value} {features}"),
+            None => job.env.push(("FEATURES".to_owned(), features)),
+        }
+    }
+
+    /// Take away what was made in the environment to mount at.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn clear(&self, session: &Session, env: &Environment) -> Result<()> {
+        match self.covers.is_empty() {
+            true => Ok(()),
+            false => uncover(&*session.whole(env)?, &self.covers),
+        }
+    }
+}
+
+/// What a person who mends an environment gets: as much as what is mended there.
+pub fn of_mended(session: &Session, env: &Environment) -> Result<Farm> {
+    let built = env.record.builder.is_some() || env.record.upgrade.is_some();
+    match built && env.state() == State::Failed {
+        true => {
+            let mut farm = Farm::of(session, env.name(), &*session.whole(env)?);
+            // Nobody packs its compilers there.
+            farm.without_icecream();
+            Ok(farm)
+        }
+        false => Ok(Farm::default()),
+    }
+}
+
+/// What be.toml asks for.
+fn wanted(config: &config::Farm) -> Vec<Engine> {
+    let all = [
+        (config.distcc.is_on(), DISTCC),
+        (config.icecream, ICECREAM),
+        (config.ccache.is_on(), CCACHE.engine),
+        (config.sccache.is_on(), SCCACHE.engine),
+    ];
+    let wanted = all.into_iter().filter(|(on, _)| *on);
+    wanted.map(|(_, engine)| engine).collect()
+}
+
+/// What be.toml asks for and the running system has not.
+pub(crate) fn missing(session: &Session) -> Vec<Engine> {
+    let mut engines = wanted(&session.config.farm);
+    engines.retain(|engine| !engine.is_in(&session.root));
+    engines
+}
+
+/// The directories of the caches that environments are built with, from the root of the running
+/// system: they belong to it alone.
+pub(crate) fn caches(session: &Session) -> Vec<PathBuf> {
+    let config = &session.config.farm;
+    let conf = make_conf(&session.root);
+    let used = [(&CCACHE, &config.ccache), (&SCCACHE, &config.sccache)].into_iter();
+    let used = used.filter(|(_, wanted)| wanted.is_on());
+    used.filter_map(|(cache, wanted)| {
+        let path = directory(cache, wanted, &conf);
+        let path = inside(&path).ok()?;
+        Some(session.root.canonicalize(path).unwrap_or(path.into()))
+    })
+    .collect()
+}
+
+/// Where a cache is: as be.toml says, or make.conf.
+fn directory(cache: &Cache, wanted: &Wanted, conf: &str) -> String {
+    let said = wanted.with().or_else(|| plain_value(conf, cache.variable));
+    said.unwrap_or(cache.usual).to_owned()
+}
+
+/// Where an environment sees a cache.
+fn place(cache: &Cache) -> PathBuf {
+    Path::new("/run/be").join(cache.engine.program)
+}
+
+/// The directory of a cache in the running system, as a path of the machine. One that is not
+/// there is made as Portage has it: its group may write, and so may whoever builds.
+fn open(session: &Session, path: &str) -> Result<PathBuf> {
+    let (root, inside) = (&session.root, inside(path)?);
+    if !root.exists(inside)? {
+        root.mkdir_all(inside, 0o755)?;
+        root.chown(inside, 0, group(root))?;
+        root.chmod(inside, 0o2775)?;
+    }
+    let dir = root.sub(inside)?;
+    real(&dir).context("its place is not known")
+}
+
+/// The group `portage` of a system (group(5)).
+fn group(root: &Root) -> u32 {
+    let text = root
+        .read_to_string("etc/group", MAX_TEXT)
+        .unwrap_or_default();
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("portage:"));
+    let mut ids = lines.filter_map(|rest| rest.split(':').nth(1)?.parse().ok());
+    ids.next_back().unwrap_or(PORTAGE)
+}
+
+/// All that is written in make.conf; nothing if it cannot be read.
+fn make_conf(root: &Root) -> String {
+    let conf = Path::new(CONFIGURATION).join("make.conf");
+    let mut texts = files(root, &conf).unwrap_or_default();
+    if texts.is_empty() {
+        texts.push(conf);
+    }
+    let read = |path| root.read_to_string(path, MAX_TEXT).unwrap_or_default();
+    texts.into_iter().map(read).collect::<Vec<_>>().join("\n")
+}
+
+impl Work<'_> {
+    /// Build with the engines from now on.
+    pub(super) fn use_farm(&mut self) -> Result<()> {
+        let farm = Farm::of(self.session, &self.record.name, &*self.root()?);
+        for note in &farm.notes {
+            self.watch.note(note);
+        }
+        self.farm = farm;
+        Ok(())
+    }
+
+    /// Pack the compilers that the environment has now for icecream: its daemon would pack those
+    /// of the running system.
+    pub(super) fn pack_compilers(&mut self) -> Result<()> {
+        if !self.farm.packs {
+            return Ok(());
+        }
+        self.forget_compilers()?;
+        let root = self.root()?;
+        root.mkdir_all(PACKED, 0o755)?;
+        let dir = Path::new("/").join(PACKED);
+        let args = [
+            "env",
+            "--chdir",
+            &dir.to_string_lossy(),
+            "icecc-create-env",
+            "/usr/bin/gcc",
+        ];
+        let pack = Emerge {
+            args: args.map(str::to_owned).to_vec(),
+            env: Vec::new(),
+        };
+        let code = self.emerge(&pack, |_| ())?;
+        let made = self.root()?.list(PACKED)?.into_iter().map(|(name, _)| name);
+        let mut made = made.filter(|name| name.to_string_lossy().contains(".tar"));
+        match made.next().filter(|_| code == 0) {
+            Some(name) => {
+                let path = dir.join(name);
+                self.farm.set("ICECC_VERSION", &path.to_string_lossy());
+            }
+            None => {
+                self.watch.note(&format!(
+                    "icecream is not used: the compilers cannot be packed for it \
+                     (icecc-create-env: exit {code}); be log tells more"
+                ));
+                self.farm.without_icecream();
+            }
+        }
+        Ok(())
+    }
+
+    /// Take away what was packed, also by one that was killed.
+    pub(super) fn forget_compilers(&mut self) -> Result<()> {
+        let root = self.root()?;
+        match root.exists(PACKED)? {
+            true => Ok(root.remove_tree(PACKED)?),
+            false => Ok(()),
+        }
+    }
+}
