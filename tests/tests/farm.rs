@@ -80,7 +80,12 @@ fn what_is_built_comes_from_the_caches_and_from_other_machines() -> Result<()> {
     fs::create_dir_all(system.path("/etc/sandbox.d"))?;
     let overlay = Overlay::new(&system)?;
     overlay.ebuild("calc", "1", COMPILE)?;
-    system.set_world(&["app-misc/calc"])?;
+    // One that its owner builds without any of them.
+    overlay.ebuild("plain", "1", &COMPILE.replace("/calc", "/plain"))?;
+    let without = "FEATURES=\"-ccache -distcc\"\nRUSTC_WRAPPER=\"\"\n";
+    system.write("/etc/portage/env/without", without)?;
+    system.write("/etc/portage/package.env", "app-misc/plain without\n")?;
+    system.set_world(&["app-misc/calc", "app-misc/plain"])?;
 
     let done = system.be.run(&["upgrade", "one"]).done();
     let told = done.stderr.matches("icecc is not installed in one").count();
@@ -97,7 +102,7 @@ fn what_is_built_comes_from_the_caches_and_from_other_machines() -> Result<()> {
         assert_eq!(fs::metadata(object)?.uid(), PORTAGE, "{object}");
     }
     // The environment has neither, also after what changed meanwhile was carried over.
-    for dir in [CACHE, RUST_CACHE, "/.be-icecream"] {
+    for dir in [CACHE, RUST_CACHE, "/etc/portage/profile"] {
         let copy = system.env("one", dir.trim_start_matches('/'));
         assert!(!copy.exists(), "{}", copy.display());
     }
@@ -132,6 +137,44 @@ fn what_is_built_comes_from_the_caches_and_from_other_machines() -> Result<()> {
 
 mod thorough {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root, loop devices and the lab"]
+    fn who_mends_a_failed_one_has_the_same_and_what_cannot_be_used_is_told() -> Result<()> {
+        let config = "ccache = true\nsccache = \"/etc/fstab\"\ndistcc = true\nicecream = true\n";
+        let system = farm(config)?;
+        fs::remove_file(system.path("/usr/bin/icecc"))?;
+        fs::remove_file(system.path("/etc/distcc/hosts"))?;
+        let doctor = system.be.run(&["doctor", "--json"]).stdout;
+        let found = doctor.matches("engine-missing").count();
+        assert_eq!(found, 1, "{doctor}");
+        let overlay = Overlay::new(&system)?;
+        let fails = COMPILE.replace("src_install() {", "src_install() {\n\tdie later");
+        overlay.ebuild("calc", "1", &fails)?;
+        system.set_world(&["app-misc/calc"])?;
+        let failed = system.be.run(&["upgrade", "one"]).exits(6);
+        failed.says(&[
+            "icecc is not installed in one",
+            "sccache is not used: its cache /etc/fstab cannot be",
+            "distcc has no hosts in one",
+        ]);
+        assert_eq!(ccache_stats(&system, "/var/cache/ccache")?, (0, 3));
+
+        // By hand, and so not by way of distcc: another compiler for ccache, but the same cache.
+        let compile = "cd /tmp && echo 'int one(int a) { return a + 1; }' >one.c && \
+            /usr/lib/ccache/bin/gcc -O2 -c one.c && cat /etc/portage/profile/make.defaults";
+        let mended = system
+            .be
+            .run(&["exec", "one", "--", "sh", "-c", compile])
+            .done();
+        assert!(mended.stdout.contains("ccache"), "{}", mended.stdout);
+        assert_eq!(ccache_stats(&system, "/var/cache/ccache")?, (0, 4));
+        assert!(!system.env("one", "etc/portage/profile").exists());
+        // What is complete is the owner's.
+        let own = ["exec", "default", "--", "sh", "-c", "echo x$CCACHE_DIR"];
+        assert_eq!(system.be.run(&own).done().stdout, "x\n");
+        system.quiet_within(GONE)
+    }
 
     #[test]
     #[ignore = "needs root, loop devices, the lab and a network address"]

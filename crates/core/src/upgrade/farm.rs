@@ -3,8 +3,8 @@
 //!
 //! The engines are those that are installed in the environment, with its compilers. What they
 //! get of the running system is their caches, which are written to, and the socket of
-//! icecream's daemon. All of it is told to Portage by its process environment: no file of the
-//! environment is changed for it.
+//! icecream's daemon. All of it is told to Portage by its process environment, and by a file that
+//! only its jobs see; so that what the owner says of one package in package.env counts for more.
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +78,9 @@ const PACKED: &str = ".be-icecream";
 /// Group id that Gentoo gives the group `portage` (GLEP 27), for a system without that group.
 const PORTAGE: u32 = 250;
 
+/// A larger file of the owner's is not extended, in bytes: it is handed on as an argument.
+const MAX_DEFAULTS: u64 = 32 << 10;
+
 /// Where sandbox(1) is told what may be written to.
 const SANDBOX: &str = "etc/sandbox.d";
 
@@ -87,11 +90,51 @@ pub struct Farm {
     binds: Vec<Bind>,
     covers: Vec<Cover>,
     features: Vec<&'static str>,
+    /// What must be so, whatever the owner's configuration says.
     variables: Vec<(String, String)>,
+    /// What is so unless that says otherwise.
+    defaults: Vec<(&'static str, &'static str)>,
+    /// Where the features and the defaults are put; without it they must be so, too.
+    profile: Option<Profile>,
     /// icecream gets the compilers of the environment.
     packs: bool,
     /// What a person should know, in sentences.
     pub notes: Vec<String>,
+}
+
+/// The last of Portage's profiles, which is the owner's (portage(5)): make.conf and package.env
+/// count for more than what is in it, and the process environment counts for more than both.
+#[derive(Debug)]
+struct Profile {
+    /// Its directory, if that is only there for us.
+    made: Option<PathBuf>,
+    /// Its make.defaults, from the root of the environment; there is no link in it.
+    file: PathBuf,
+    /// What is in that.
+    text: String,
+}
+
+impl Profile {
+    fn find(env: &Root) -> Result<Self> {
+        let followed = |path: PathBuf| match env.lstat(&path) {
+            Ok(meta) if meta.kind.is_symlink() => env.canonicalize(path).map(Some),
+            Ok(_) => Ok(Some(path)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        };
+        let dir = env.canonicalize(CONFIGURATION)?.join("profile");
+        let there = followed(dir.clone())?;
+        let file = there.as_ref().unwrap_or(&dir).join("make.defaults");
+        let text = match followed(file.clone())? {
+            Some(file) => (env.read_to_string(&file, MAX_DEFAULTS)?, file),
+            None => (String::new(), file),
+        };
+        Ok(Self {
+            made: there.is_none().then_some(dir),
+            file: text.1,
+            text: text.0,
+        })
+    }
 }
 
 impl Farm {
@@ -123,6 +166,7 @@ impl Farm {
         if has(SCCACHE.engine) {
             farm.sccache(session, env, &config.sccache, &conf);
         }
+        farm.profile = Profile::find(env).ok();
         farm
     }
 
@@ -172,7 +216,8 @@ impl Farm {
         let others = ["distcc", "icecream"];
         let given = self.features.iter().any(|f| others.contains(f));
         if given || others.iter().any(|other| has_feature(conf, other)) {
-            self.set("CCACHE_COMPILERCHECK", "%compiler% -v");
+            self.defaults
+                .push(("CCACHE_COMPILERCHECK", "%compiler% -v"));
         }
         self.features.push("ccache");
     }
@@ -181,7 +226,7 @@ impl Farm {
         if !self.bind_cache(session, &SCCACHE, wanted, conf) {
             return;
         }
-        self.set("RUSTC_WRAPPER", "/usr/bin/sccache");
+        self.defaults.push(("RUSTC_WRAPPER", "/usr/bin/sccache"));
         // A server compiles by itself, with the compilers that it sees. One in the abstract
         // namespace is nobody else's, and leaves no file.
         let socket = format!("\\x00be-sccache-{}", std::process::id());
@@ -190,9 +235,9 @@ impl Farm {
         // without it then.
         self.set("SCCACHE_IGNORE_SERVER_IO_ERROR", "1");
         // Portage lets ccache write to its cache, and knows nothing of this one.
-        if env.is_dir(SANDBOX).unwrap_or(false) {
+        if let Ok(dir) = env.canonicalize(SANDBOX) {
             self.covers.push(Cover {
-                path: Path::new("/").join(SANDBOX).join("90be-sccache"),
+                path: Path::new("/").join(dir).join("90be-sccache"),
                 text: format!("SANDBOX_WRITE=\"{}/\"\n", place(&SCCACHE).display()),
             });
         }
@@ -239,18 +284,38 @@ impl Farm {
     /// Give it to a program.
     pub fn give(&self, job: &mut Job) {
         job.binds.extend(self.binds.iter().cloned());
-        job.covers.extend(self.covers.iter().cloned());
-        let ours = |name: &String| self.variables.iter().any(|(own, _)| own == name);
-        job.env.retain(|(name, _)| !ours(name));
-        job.env.extend(self.variables.iter().cloned());
-        if self.features.is_empty() {
-            return;
+        job.covers.extend(self.all_covers());
+        let mut variables = self.variables.clone();
+        let mut features = String::new();
+        if self.profile.is_none() {
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            variables.extend(self.defaults.iter().map(own));
+            features = self.features.join(" ");
         }
-        let features = self.features.join(" ");
+        job.env
+            .retain(|(name, _)| !variables.iter().any(|(own, _)| own == name));
+        job.env.extend(variables);
         match job.env.iter_mut().find(|(name, _)| name == "FEATURES") {
+            _ if features.is_empty() => {}
             Some((_, value)) => *value = format!("{value} {features}"),
             None => job.env.push(("FEATURES".to_owned(), features)),
         }
+    }
+
+    fn all_covers(&self) -> Vec<Cover> {
+        let mut covers = self.covers.clone();
+        let given = !self.features.is_empty() || !self.defaults.is_empty();
+        if let Some(profile) = self.profile.as_ref().filter(|_| given) {
+            let mut text = format!("{}\n", profile.text);
+            for (name, value) in &self.defaults {
+                text.push_str(&format!("{name}=\"{value}\"\n"));
+            }
+            let features = self.features.join(" ");
+            text.push_str(&format!("FEATURES=\"${{FEATURES}} {features}\"\n"));
+            let path = Path::new("/").join(&profile.file);
+            covers.push(Cover { path, text });
+        }
+        covers
     }
 
     /// Take away what was made in the environment to mount at.
@@ -258,9 +323,18 @@ impl Farm {
     /// # Errors
     /// It cannot be removed.
     pub fn clear(&self, session: &Session, env: &Environment) -> Result<()> {
-        match self.covers.is_empty() {
+        match self.all_covers().is_empty() {
             true => Ok(()),
-            false => uncover(&*session.whole(env)?, &self.covers),
+            false => self.clear_in(&*session.whole(env)?),
+        }
+    }
+
+    fn clear_in(&self, env: &Root) -> Result<()> {
+        uncover(env, &self.all_covers())?;
+        let made = self.profile.as_ref().and_then(|p| p.made.as_ref());
+        match made {
+            Some(dir) if env.is_dir(dir)? && env.list(dir)?.is_empty() => Ok(env.rmdir(dir)?),
+            _ => Ok(()),
         }
     }
 }
@@ -411,8 +485,15 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Take away what was packed and what was made to mount at.
+    pub(super) fn leave_farm(&mut self) -> Result<()> {
+        self.forget_compilers()?;
+        let farm = std::mem::take(&mut self.farm);
+        farm.clear_in(&*self.root()?)
+    }
+
     /// Take away what was packed, also by one that was killed.
-    pub(super) fn forget_compilers(&mut self) -> Result<()> {
+    fn forget_compilers(&mut self) -> Result<()> {
         let root = self.root()?;
         match root.exists(PACKED)? {
             true => Ok(root.remove_tree(PACKED)?),

@@ -350,10 +350,12 @@ impl Work<'_> {
                     None => self.by_portage(request),
                 };
                 let forgotten = self.forget_moves();
-                let unpacked = self.forget_compilers();
+                let left = self.leave_farm();
                 let planned = planned?;
-                if let Err(e) = unpacked {
-                    self.watch.note(&format!("/.be-icecream stays: {e:#}"));
+                if let Err(e) = left {
+                    self.watch.note(&format!(
+                        "what [farm] needed stays in the environment: {e:#}"
+                    ));
                 }
                 if let Err(e) = forgotten {
                     self.watch.note(&format!("/.be-moves stays: {e:#}"));

@@ -285,8 +285,10 @@ impl Work<'_> {
         if let Err(e) = self.forget_moves() {
             self.watch.note(&format!("/.be-moves stays: {e:#}"));
         }
-        if let Err(e) = self.forget_compilers() {
-            self.watch.note(&format!("/.be-icecream stays: {e:#}"));
+        if let Err(e) = self.leave_farm() {
+            self.watch.note(&format!(
+                "what [farm] needed stays in the environment: {e:#}"
+            ));
         }
         merged?;
         self.enter(Phase::Check)?;
