@@ -6,23 +6,28 @@
 //! icecream's daemon. All of it is told to Portage by its process environment, and by a file that
 //! only its jobs see; so that what the owner says of one package in package.env counts for more.
 
-use std::path::{Path, PathBuf};
+mod cache;
+mod profile;
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::Result;
 use be_btrfs::Root;
-use be_portage::conf::{has_feature, plain_value};
+use be_portage::conf::has_feature;
 use be_portage::emerge::Emerge;
 
 use super::Work;
-use super::build::{inside, real};
-use super::inputs::{CONFIGURATION, files};
+use super::build::real;
 use crate::chroot::{Bind, Cover, Job, uncover};
 use crate::config::{self, Wanted};
 use crate::model::Environment;
 use crate::name::EnvName;
-use crate::observe::MAX_TEXT;
 use crate::record::State;
 use crate::session::Session;
+
+pub(crate) use cache::caches;
+use cache::{CCACHE, Cache, SCCACHE, directory, make_conf, open, place};
+use profile::Profile;
 
 /// A program that compiles elsewhere, or remembers what was compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,39 +52,12 @@ impl Engine {
 const DISTCC: Engine = Engine::new("distcc", "sys-devel/distcc");
 const ICECREAM: Engine = Engine::new("icecc", "sys-devel/icecream");
 
-/// One that has a cache.
-struct Cache {
-    engine: Engine,
-    /// The variable that names its directory.
-    variable: &'static str,
-    /// Where it is if neither be.toml nor make.conf says: where Gentoo's wiki has it.
-    usual: &'static str,
-}
-
-const CCACHE: Cache = Cache {
-    engine: Engine::new("ccache", "dev-util/ccache"),
-    variable: "CCACHE_DIR",
-    usual: "/var/cache/ccache",
-};
-
-const SCCACHE: Cache = Cache {
-    engine: Engine::new("sccache", "dev-util/sccache"),
-    variable: "SCCACHE_DIR",
-    usual: "/var/cache/sccache",
-};
-
 /// Where icecream's daemon listens.
 const SOCKETS: &str = "run/icecc";
 
 /// Where the compilers are packed for icecream, in the root of the environment. It belongs to no
 /// package, and is gone when the upgrade is.
 const PACKED: &str = ".be-icecream";
-
-/// Group id that Gentoo gives the group `portage` (GLEP 27), for a system without that group.
-const PORTAGE: u32 = 250;
-
-/// A larger file of the owner's is not extended, in bytes: it is handed on as an argument.
-const MAX_DEFAULTS: u64 = 32 << 10;
 
 /// Where sandbox(1) is told what may be written to.
 const SANDBOX: &str = "etc/sandbox.d";
@@ -100,41 +78,6 @@ pub struct Farm {
     packs: bool,
     /// What a person should know, in sentences.
     pub notes: Vec<String>,
-}
-
-/// The last of Portage's profiles, which is the owner's (portage(5)): make.conf and package.env
-/// count for more than what is in it, and the process environment counts for more than both.
-#[derive(Debug)]
-struct Profile {
-    /// Its directory, if that is only there for us.
-    made: Option<PathBuf>,
-    /// Its make.defaults, from the root of the environment; there is no link in it.
-    file: PathBuf,
-    /// What is in that.
-    text: String,
-}
-
-impl Profile {
-    fn find(env: &Root) -> Result<Self> {
-        let followed = |path: PathBuf| match env.lstat(&path) {
-            Ok(meta) if meta.kind.is_symlink() => env.canonicalize(path).map(Some),
-            Ok(_) => Ok(Some(path)),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
-        };
-        let dir = env.canonicalize(CONFIGURATION)?.join("profile");
-        let there = followed(dir.clone())?;
-        let file = there.as_ref().unwrap_or(&dir).join("make.defaults");
-        let text = match followed(file.clone())? {
-            Some(file) => (env.read_to_string(&file, MAX_DEFAULTS)?, file),
-            None => (String::new(), file),
-        };
-        Ok(Self {
-            made: there.is_none().then_some(dir),
-            file: text.1,
-            text: text.0,
-        })
-    }
 }
 
 impl Farm {
@@ -164,7 +107,7 @@ impl Farm {
             farm.ccache(session, &config.ccache, &conf);
         }
         if has(SCCACHE.engine) {
-            farm.sccache(session, env, &config.sccache, &conf);
+            farm.sccache(session, env, &config.sccache);
         }
         farm.profile = Profile::find(env).ok();
         farm
@@ -208,7 +151,7 @@ impl Farm {
     }
 
     fn ccache(&mut self, session: &Session, wanted: &Wanted, conf: &str) {
-        if !self.bind_cache(session, &CCACHE, wanted, conf) {
+        if !self.bind_cache(session, &CCACHE, wanted) {
             return;
         }
         // What ccache takes for the compiler is then a link to distcc or icecc, which stays as it
@@ -222,8 +165,8 @@ impl Farm {
         self.features.push("ccache");
     }
 
-    fn sccache(&mut self, session: &Session, env: &Root, wanted: &Wanted, conf: &str) {
-        if !self.bind_cache(session, &SCCACHE, wanted, conf) {
+    fn sccache(&mut self, session: &Session, env: &Root, wanted: &Wanted) {
+        if !self.bind_cache(session, &SCCACHE, wanted) {
             return;
         }
         self.defaults.push(("RUSTC_WRAPPER", "/usr/bin/sccache"));
@@ -235,7 +178,9 @@ impl Farm {
         // without it then.
         self.set("SCCACHE_IGNORE_SERVER_IO_ERROR", "1");
         // Portage lets ccache write to its cache, and knows nothing of this one.
-        if let Ok(dir) = env.canonicalize(SANDBOX) {
+        if env.is_dir(SANDBOX).unwrap_or(false)
+            && let Ok(dir) = env.canonicalize(SANDBOX)
+        {
             self.covers.push(Cover {
                 path: Path::new("/").join(dir).join("90be-sccache"),
                 text: format!("SANDBOX_WRITE=\"{}/\"\n", place(&SCCACHE).display()),
@@ -244,14 +189,9 @@ impl Farm {
     }
 
     /// Let the environment see the cache; whether that can be done.
-    fn bind_cache(
-        &mut self,
-        session: &Session,
-        cache: &Cache,
-        wanted: &Wanted,
-        conf: &str,
-    ) -> bool {
-        let path = directory(cache, wanted, conf);
+    fn bind_cache(&mut self, session: &Session, cache: &Cache, wanted: &Wanted) -> bool {
+        // No environment names a directory of the running system that it gets.
+        let path = directory(cache, wanted, &make_conf(&session.root));
         match open(session, &path) {
             Ok(source) => {
                 let target = place(cache);
@@ -370,68 +310,6 @@ pub(crate) fn missing(session: &Session) -> Vec<Engine> {
     let mut engines = wanted(&session.config.farm);
     engines.retain(|engine| !engine.is_in(&session.root));
     engines
-}
-
-/// The directories of the caches that environments are built with, from the root of the running
-/// system: they belong to it alone.
-pub(crate) fn caches(session: &Session) -> Vec<PathBuf> {
-    let config = &session.config.farm;
-    let conf = make_conf(&session.root);
-    let used = [(&CCACHE, &config.ccache), (&SCCACHE, &config.sccache)].into_iter();
-    let used = used.filter(|(_, wanted)| wanted.is_on());
-    used.filter_map(|(cache, wanted)| {
-        let path = directory(cache, wanted, &conf);
-        let path = inside(&path).ok()?;
-        Some(session.root.canonicalize(path).unwrap_or(path.into()))
-    })
-    .collect()
-}
-
-/// Where a cache is: as be.toml says, or make.conf.
-fn directory(cache: &Cache, wanted: &Wanted, conf: &str) -> String {
-    let said = wanted.with().or_else(|| plain_value(conf, cache.variable));
-    said.unwrap_or(cache.usual).to_owned()
-}
-
-/// Where an environment sees a cache.
-fn place(cache: &Cache) -> PathBuf {
-    Path::new("/run/be").join(cache.engine.program)
-}
-
-/// The directory of a cache in the running system, as a path of the machine. One that is not
-/// there is made as Portage has it: its group may write, and so may whoever builds.
-fn open(session: &Session, path: &str) -> Result<PathBuf> {
-    let (root, inside) = (&session.root, inside(path)?);
-    if !root.exists(inside)? {
-        root.mkdir_all(inside, 0o755)?;
-        root.chown(inside, 0, group(root))?;
-        root.chmod(inside, 0o2775)?;
-    }
-    let dir = root.sub(inside)?;
-    real(&dir).context("its place is not known")
-}
-
-/// The group `portage` of a system (group(5)).
-fn group(root: &Root) -> u32 {
-    let text = root
-        .read_to_string("etc/group", MAX_TEXT)
-        .unwrap_or_default();
-    let lines = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("portage:"));
-    let mut ids = lines.filter_map(|rest| rest.split(':').nth(1)?.parse().ok());
-    ids.next_back().unwrap_or(PORTAGE)
-}
-
-/// All that is written in make.conf; nothing if it cannot be read.
-fn make_conf(root: &Root) -> String {
-    let conf = Path::new(CONFIGURATION).join("make.conf");
-    let mut texts = files(root, &conf).unwrap_or_default();
-    if texts.is_empty() {
-        texts.push(conf);
-    }
-    let read = |path| root.read_to_string(path, MAX_TEXT).unwrap_or_default();
-    texts.into_iter().map(read).collect::<Vec<_>>().join("\n")
 }
 
 impl Work<'_> {
