@@ -177,6 +177,46 @@ mod thorough {
     }
 
     #[test]
+    #[ignore = "needs root, loop devices and the lab"]
+    fn what_a_kill_leaves_is_gone_when_it_goes_on() -> Result<()> {
+        let system = farm("ccache = true\nsccache = true\n")?;
+        fs::create_dir_all(system.path("/etc/sandbox.d"))?;
+        let overlay = Overlay::new(&system)?;
+        overlay.ebuild("calc", "1", COMPILE)?;
+        let waits = COMPILE.replace("\tlocal i\n", "\t[[ -e /run/be/ccache/go ]] || sleep 300\n");
+        let waits = format!("DEPEND=\"app-misc/calc\"\n{waits}")
+            .replace("/calc\n\tdoins", "/late\n\tdoins");
+        overlay.ebuild("late", "1", &waits)?;
+        system.set_world(&["app-misc/calc", "app-misc/late"])?;
+        let mut be = system.be.start(&["upgrade", "one"])?;
+        let begun = system.env("one", "var/tmp/portage/app-misc/late-1/temp/build.log");
+        while !begun.exists() {
+            ensure!(!be.has_ended()?, "it has ended");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        be.signal(nix::sys::signal::Signal::SIGKILL)?;
+        be.end()?;
+        system.quiet_within(GONE)?;
+        let left = [
+            "etc/portage/profile/make.defaults",
+            "etc/sandbox.d/90be-sccache",
+        ];
+        for path in left {
+            assert_eq!(fs::read_to_string(system.env("one", path))?, "", "{path}");
+        }
+
+        system.write("/var/cache/ccache/go", "")?;
+        system.be.run(&["upgrade", "--continue", "one"]).done();
+        for path in ["etc/portage/profile", left[1]] {
+            assert!(!system.env("one", path).exists(), "{path}");
+        }
+        // Only what was cut off is compiled now.
+        assert!(system.env("one", "usr/share/late/one.o").is_file());
+        assert_eq!(ccache_stats(&system, "/var/cache/ccache")?, (3, 3));
+        system.quiet_within(GONE)
+    }
+
+    #[test]
     #[ignore = "needs root, loop devices, the lab and a network address"]
     fn icecream_compiles_with_the_compilers_of_the_environment() -> Result<()> {
         let system = farm("icecream = true\n")?;

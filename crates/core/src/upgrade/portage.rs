@@ -34,6 +34,7 @@ impl Work<'_> {
         // A wish from before it was cut off is not one of today.
         self.session.store.set_paused(&self.record.name, false)?;
         self.forget_lock()?;
+        self.sweep_farm()?;
         let root = self.root()?;
         let text = match root.read_to_string(MTIMEDB, MAX_TEXT) {
             Ok(text) => text,

@@ -61,6 +61,7 @@ const PACKED: &str = ".be-icecream";
 
 /// Where sandbox(1) is told what may be written to.
 const SANDBOX: &str = "etc/sandbox.d";
+const SANDBOX_FILE: &str = "90be-sccache";
 
 /// What the programs that build in an environment get of the engines.
 #[derive(Debug, Default)]
@@ -182,7 +183,7 @@ impl Farm {
             && let Ok(dir) = env.canonicalize(SANDBOX)
         {
             self.covers.push(Cover {
-                path: Path::new("/").join(dir).join("90be-sccache"),
+                path: Path::new("/").join(dir).join(SANDBOX_FILE),
                 text: format!("SANDBOX_WRITE=\"{}/\"\n", place(&SCCACHE).display()),
             });
         }
@@ -266,6 +267,30 @@ impl Farm {
         match self.all_covers().is_empty() {
             true => Ok(()),
             false => self.clear_in(&*session.whole(env)?),
+        }
+    }
+
+    /// Take away what a job that was killed has left to mount at: it would count as a change of
+    /// the configuration, for which what was built is not good.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    fn sweep(env: &Root) -> Result<()> {
+        let Ok(profile) = Profile::find(env) else {
+            return Ok(());
+        };
+        let files = [profile.file.clone(), Path::new(SANDBOX).join(SANDBOX_FILE)];
+        let before = env.exists(&profile.file)?;
+        let cover = |path| Cover {
+            path,
+            text: String::new(),
+        };
+        uncover(env, &files.map(cover))?;
+        match profile.file.parent() {
+            Some(dir) if before && !env.exists(&profile.file)? && env.list(dir)?.is_empty() => {
+                Ok(env.rmdir(dir)?)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -363,6 +388,12 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Take away what one that was killed has left.
+    pub(super) fn sweep_farm(&mut self) -> Result<()> {
+        self.forget_compilers()?;
+        Farm::sweep(&*self.root()?)
+    }
+
     /// Take away what was packed and what was made to mount at.
     pub(super) fn leave_farm(&mut self) -> Result<()> {
         self.forget_compilers()?;
@@ -370,7 +401,6 @@ impl Work<'_> {
         farm.clear_in(&*self.root()?)
     }
 
-    /// Take away what was packed, also by one that was killed.
     fn forget_compilers(&mut self) -> Result<()> {
         let root = self.root()?;
         match root.exists(PACKED)? {
