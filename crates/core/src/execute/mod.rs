@@ -32,7 +32,7 @@ use crate::upgrade::{self, inputs};
 
 pub(crate) use clone::snapshot as make_snapshot;
 pub use remove::sweep;
-pub(crate) use remove::{SOURCES, delete, discard_new};
+pub(crate) use remove::{SOURCES, delete, discard_new, is_unfinished};
 
 /// What came of a plan.
 #[derive(Debug, Default)]

@@ -98,6 +98,11 @@ pub(super) fn delete_subvolumes(
     Ok(())
 }
 
+/// Whether a file of this name is what a killed process had not renamed yet.
+pub(crate) fn is_unfinished(name: &str) -> bool {
+    name.starts_with(".be-") && name.ends_with(".tmp")
+}
+
 /// Take away what an interrupted `be` left. Gives a sentence for each thing done.
 ///
 /// # Errors
@@ -107,7 +112,7 @@ pub fn sweep(session: &Session, _lock: &Lock) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for name in session.store.work(Paths::GRUB) {
         // What a killed process had not renamed yet; whoever has the lock has none there.
-        if name.starts_with(".be-") && name.ends_with(".tmp") {
+        if is_unfinished(&name) {
             session
                 .store
                 .dir

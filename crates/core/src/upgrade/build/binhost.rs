@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Span;
+use crate::execute::is_unfinished;
 use crate::lock::{Lock, Sha256};
 use crate::refusal::Refusal;
 use crate::session::Session;
@@ -161,6 +162,7 @@ impl Binhost {
     /// was writing when it was killed goes.
     pub(super) fn take_back(&self) -> Result<()> {
         self.forget_begun()?;
+        self.forget_unfinished()?;
         for entry in self.index()?.entries {
             let own = Path::new(PACKAGES).join(&entry.path);
             if self.dir.is_file(&entry.path)? && !self.dir.exists(&own)? {
@@ -177,6 +179,18 @@ impl Binhost {
         for path in files(&self.packages)? {
             if !is_package(&path) || self.packages.lstat(&path)?.size == 0 {
                 self.packages.remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Let go of what a killed `be` has not renamed yet: an index, a lock.
+    fn forget_unfinished(&self) -> Result<()> {
+        for dir in ["", PRIVATE, PACKAGES].map(Path::new) {
+            for (name, kind) in self.dir.list(dir)? {
+                if kind.is_file() && name.to_str().is_some_and(is_unfinished) {
+                    self.dir.remove_file(dir.join(name))?;
+                }
             }
         }
         Ok(())
