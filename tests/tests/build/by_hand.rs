@@ -152,6 +152,9 @@ mod thorough {
         farm.be.run(&["build", "drop", "-n"]).done();
         farm.be.run(&["build", "drop"]).done();
         assert_eq!(farm.subvolume_paths()?, ["@"]);
+        // The lab has no init that could start it again.
+        let none = farm.be.run(&["init", "--builds"]).exits(77);
+        none.says(&["nothing is started by itself", "be build run --due"]);
         a_full_disk(&farm)
     }
 }

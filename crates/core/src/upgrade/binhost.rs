@@ -42,14 +42,17 @@ impl Work<'_> {
     /// signature or by what is in it, is built: that one alone.
     pub(super) fn merge_or_build(&mut self, mut planned: Vec<Planned>) -> Result<()> {
         loop {
+            let before = self.installed()?;
             let Err(error) = self.merge(&planned, &emerge::upgrade(&self.options)) else {
                 return Ok(());
             };
             let installed = self.installed()?;
             let failed = self.upgrade().failed.clone();
-            // One that is there all the same failed in its pkg_postinst.
+            // One that is there all the same, and was not before, failed in its pkg_postinst.
             let bad = planned.iter().filter(|p| {
-                is_remote(p) && failed.contains(&p.package) && installed.find(&p.package).is_none()
+                is_remote(p)
+                    && failed.contains(&p.package)
+                    && installed.find(&p.package) == before.find(&p.package)
             });
             let known = self.options.from_source.len();
             let mut fell = Vec::new();
