@@ -85,7 +85,8 @@ mod thorough {
         let world = ["app-misc/confy", "app-misc/hello", "app-misc/slow"];
         let farm = builder(&world, "sync = false\n")?;
         newest(&farm)?;
-        farm.set_slow(5)?;
+        // Long enough for all that is asked while it builds.
+        farm.set_slow(8)?;
         let shown = farm.be.run(&["build", "run", "-n"]).done();
         ensure!(
             shown.stdout.contains("would publish it in"),
@@ -118,7 +119,7 @@ mod thorough {
         ensure!(status.contains("one was cut off (merge)"), "{status}");
         let two = finished(&farm);
         let mut be = farm.be.start(&["build", "continue"])?;
-        std::thread::sleep(Duration::from_millis(1500));
+        std::thread::sleep(Duration::from_millis(400));
         be.signal(Signal::SIGKILL)?;
         be.end()?;
         farm.quiet_within(GONE)?;
@@ -155,6 +156,7 @@ mod thorough {
         // The lab has no init that could start it again.
         let none = farm.be.run(&["init", "--builds"]).exits(77);
         none.says(&["nothing is started by itself", "be build run --due"]);
+        farm.set_slow(5)?;
         a_full_disk(&farm)
     }
 }
