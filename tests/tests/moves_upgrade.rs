@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use be_tests::system::{NOTHING, System};
+use be_tests::system::{GONE, NOTHING, System};
+use nix::sys::signal::Signal;
 use xtask::fingerprint::Fingerprint;
 use xtask::image::{Layout, Tree};
 use xtask::run::{cmd, run};
@@ -401,4 +402,52 @@ fn repositories_may_be_in_subvolumes_of_their_own_and_behind_links() -> Result<(
     ensure!(system.be.run(&bashrc).done().stdout == own);
     assert_eq!(running.diff(&system.running()?), NOTHING);
     Ok(())
+}
+
+mod thorough {
+    use super::*;
+
+    /// The packages that are kept.
+    fn built(system: &System) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut left = vec![system.top("@be/.built")];
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                match path.is_dir() {
+                    true => left.push(path),
+                    false if path.extension().is_some_and(|e| e == "tar") => found.push(path),
+                    false => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    #[test]
+    #[ignore = "needs root, loop devices and the lab"]
+    fn what_was_built_is_kept_when_it_goes_on_after_a_kill() -> Result<()> {
+        let system = moved(Layout::AtSubvol)?;
+        let waits = "DEPEND=\"app-misc/plain\"\nsrc_compile() { sleep 8; }";
+        ebuild(&system, SECOND, ("app-misc/last", "1"), waits)?;
+        let mut upgrade = system
+            .be
+            .start(&["upgrade", "new", "--", "app-misc/last"])?;
+        let begun = system.env("new", "var/tmp/portage/app-misc/last-1/temp/build.log");
+        upgrade.until("the last one", || begun.exists().then_some(()))?;
+        upgrade.signal(Signal::SIGKILL)?;
+        upgrade.end()?;
+        system.quiet_within(GONE)?;
+        // It stood in for one that is not there.
+        let bashrc = system.env("new", "etc/portage/bashrc");
+        assert_eq!(fs::read_to_string(&bashrc)?, "");
+        let before = built(&system)?;
+        ensure!(!before.is_empty(), "nothing was kept");
+
+        system.be.run(&["upgrade", "--continue", "new"]).done();
+        ensure!(!bashrc.exists());
+        let gone: Vec<_> = before.iter().filter(|path| !path.exists()).collect();
+        ensure!(gone.is_empty(), "{gone:?}");
+        Ok(())
+    }
 }

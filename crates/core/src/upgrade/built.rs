@@ -15,7 +15,7 @@ use be_portage::version::split_cpv;
 use sha2::{Digest, Sha256};
 
 use super::Work;
-use super::inputs::{CONFIGURATION, files, hash_files, hex};
+use super::inputs::{CONFIGURATION, files, hash_configuration, hex};
 use crate::chroot::Bind;
 use crate::model::{Environment, Inventory};
 use crate::observe::MAX_TEXT;
@@ -216,7 +216,7 @@ fn made(built: &Root) -> Result<Option<Uuid>> {
 /// What was built is good for one configuration.
 fn key(root: &Root) -> Result<String> {
     let mut hash = Sha256::new();
-    hash_files(root, Path::new(CONFIGURATION), &mut hash)?;
+    hash_configuration(root, &mut hash)?;
     let mut key = hex(hash);
     key.truncate(DIGITS);
     Ok(key)

@@ -186,7 +186,7 @@ fn inputs(root: &Root, shared: &Root, base: &Root, options: &[String]) -> Result
     if repositories == 0 {
         return Ok(None);
     }
-    hash_files(root, Path::new(CONFIGURATION), &mut hash)?;
+    hash_configuration(root, &mut hash)?;
     for path in WORLD {
         let text = root.read_to_string(path, MAX_TEXT);
         add(&mut hash, path, &text.unwrap_or_default());
@@ -213,9 +213,18 @@ pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Add the names and contents of all files below a directory.
-pub(super) fn hash_files(root: &Root, dir: &Path, hash: &mut Sha256) -> Result<()> {
-    for path in files(root, dir)? {
+/// The files of Portage's configuration, sorted. Keys of hosts are none: gpg writes to its
+/// directory when it only verifies, and what is in it decides nothing about what is built.
+pub(crate) fn configuration(root: &Root) -> Result<Vec<PathBuf>> {
+    let dir = Path::new(CONFIGURATION);
+    let mut found = files(root, dir)?;
+    found.retain(|path| !path.starts_with(dir.join("gnupg")));
+    Ok(found)
+}
+
+/// Add the names and contents of all files of the configuration.
+pub(super) fn hash_configuration(root: &Root, hash: &mut Sha256) -> Result<()> {
+    for path in configuration(root)? {
         let content = match root.lstat(&path)?.kind {
             FileType::Symlink => root.readlink(&path)?.to_string_lossy().into_owned(),
             // The socket of a gpg-agent, which comes and goes.
@@ -388,6 +397,9 @@ mod tests {
             assert!(!seen.contains(&now), "{path}");
             seen.push(now);
         }
+        let keys = dir.path().join("etc/portage/gnupg");
+        fs::create_dir(&keys).unwrap();
+        fs::write(keys.join("random_seed"), "other\n").unwrap();
         let socket = dir.path().join("etc/portage/S.gpg-agent");
         let _listens = std::os::unix::net::UnixListener::bind(socket).unwrap();
         assert_eq!(Some(&hash(&[])), seen.last());

@@ -29,11 +29,14 @@ const VDB: &str = "var/db/pkg";
 pub(super) const OUTPUT: u64 = 1 << 20;
 
 impl Work<'_> {
-    /// What the clone must not inherit: a merge list that the running system would resume.
+    /// What the clone must not inherit: a merge list that the running system would resume, and what
+    /// was left by one that was killed.
     pub(super) fn prepare(&mut self) -> Result<()> {
         // A wish from before it was cut off is not one of today.
         self.session.store.set_paused(&self.record.name, false)?;
         self.forget_lock()?;
+        // Before the configuration is looked at, of which it is no part.
+        self.forget_moves()?;
         self.sweep_farm()?;
         let root = self.root()?;
         let text = match root.read_to_string(MTIMEDB, MAX_TEXT) {

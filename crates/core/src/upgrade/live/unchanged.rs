@@ -9,7 +9,7 @@ use be_portage::diff::{PackageDiff, diff};
 use be_portage::vdb::{self, Installed};
 
 use super::super::finish::fd_path;
-use super::super::inputs::{CONFIGURATION, WORLD, files};
+use super::super::inputs::{WORLD, configuration};
 use crate::model::Environment;
 use crate::observe::MAX_TEXT;
 use crate::record::Record;
@@ -43,7 +43,7 @@ pub(super) fn what_changed(
     let mut told = changed.lines();
     let (base, tree) = (session.whole_base(clone)?, session.whole(running)?);
     let made = session.whole_of(clone)?;
-    for path in configuration(&base)?.union(&configuration(&tree)?) {
+    for path in decisive(&base)?.union(&decisive(&tree)?) {
         let is = content(&tree, path)?;
         // What was merged may have put something there.
         let merged = cut_off && is == content(&made, path)?;
@@ -82,11 +82,8 @@ fn strange(from_clone: &PackageDiff, mut since_base: PackageDiff) -> PackageDiff
     since_base
 }
 
-fn configuration(root: &Root) -> Result<BTreeSet<PathBuf>> {
-    // Keys of hosts decide nothing.
-    let keys = Path::new(CONFIGURATION).join("gnupg");
-    let found = files(root, Path::new(CONFIGURATION))?.into_iter();
-    let found = found.filter(|path| !path.starts_with(&keys));
+fn decisive(root: &Root) -> Result<BTreeSet<PathBuf>> {
+    let found = configuration(root)?.into_iter();
     Ok(found.chain(WORLD.map(PathBuf::from)).collect())
 }
 
