@@ -431,8 +431,20 @@ fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
     let system = System::adopted_lab()?;
     system.write("/etc/portage/secret", "password\n")?;
     sh(&system, "chmod 600 /etc/portage/secret")?;
+    // It is installed all the same, and stays as it is.
+    system.write("/etc/portage/package.mask", "app-misc/hello\n")?;
     let text = system.be.run(&["lock"]).done().stdout;
     sh(&system, "rm /etc/portage/secret")?;
+    // What is missing is not given up for that, nor what a chore has made another.
+    sh(
+        &system,
+        "emerge --ask=n --color=n --unmerge app-misc/greeter",
+    )?;
+    let chore = "/etc/be/upgrade.d/before-chores/other";
+    let other = "cd /var/lib/portage && cp -a world /tmp && \
+                 emerge --ask=n --color=n --unmerge app-misc/confy && mv /tmp/world .";
+    system.write(chore, format!("#!/bin/sh\n{other}\n"))?;
+    sh(&system, &format!("chmod 755 {chore}"))?;
     // Nobody can build it so: the ebuild has no such flag.
     let hello = "\"cpv\": \"app-misc/hello-1\",\n      \"slot\": \"0\",\n      \
                  \"repository\": \"gentoo\",\n      \"use\": \"";
@@ -440,6 +452,14 @@ fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
     let file = file(&system, &text.replace(hello, &format!("{hello}nls")))?;
     let out = system.be.run(&["upgrade", "--lock", &file, "new"]).exits(7);
     ensure!(out.stderr.contains("/etc/portage/secret"), "{}", out.stderr);
+    let masked = "masked by its own configuration: app-misc/hello-1";
+    ensure!(out.stderr.contains(masked), "{}", out.stderr);
+    let otherwise = |package| {
+        let mut lines = out.stdout.lines();
+        lines.any(|line| line.starts_with("not as in the lock") && line.contains(package))
+    };
+    ensure!(!otherwise("greeter"), "{}", out.stdout);
+    ensure!(!otherwise("confy"), "{}", out.stdout);
     for line in [
         "not as in the lock: USE of app-misc/hello-1: -nls",
         "not as in the lock: /etc/portage/secret: gone (a file)",

@@ -23,6 +23,23 @@ pub fn ask_version() -> Vec<String> {
     arguments(&["--version"])
 }
 
+/// The arguments that print of each atom the newest version that the configuration lets be
+/// installed; [`is_masked`] reads it.
+#[must_use]
+pub fn ask_visible(atoms: &[String]) -> Vec<String> {
+    let atoms = atoms.iter().map(String::as_str);
+    let ask = ["mass_best_visible", "/", "ebuild"];
+    arguments(&ask.into_iter().chain(atoms).collect::<Vec<_>>())
+}
+
+/// Whether the output of [`ask_visible`] says of this atom that nothing matches it, or all of
+/// that is masked: `ATOM:`, with no version behind the colon.
+#[must_use]
+pub fn is_masked(output: &str, atom: &str) -> bool {
+    let mut lines = output.lines();
+    lines.any(|line| line.strip_prefix(atom) == Some(":"))
+}
+
 fn arguments(rest: &[&str]) -> Vec<String> {
     let all = ["portageq"].iter().chain(rest);
     all.map(|&a| a.to_owned()).collect()
@@ -165,5 +182,15 @@ mod tests {
         assert_eq!(found[0].get("sync-uri"), Some("rsync://x/y = z"));
         assert_eq!(found[1].get("masters"), Some("gentoo"));
         assert_eq!(version("Portage 3.0.83\n"), Some("3.0.83"));
+    }
+
+    #[test]
+    fn what_is_masked_has_no_version() {
+        let output = "!!! a warning\n=a/b-1:0::x:a/b-1\n=a/b-2:0::x:\n";
+        assert!(is_masked(output, "=a/b-2:0::x"));
+        // Of what is not said nothing is known.
+        for atom in ["=a/b-1:0::x", "=a/b-2:0", "=a/c-1:0::x"] {
+            assert!(!is_masked(output, atom), "{atom}");
+        }
     }
 }

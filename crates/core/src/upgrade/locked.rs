@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use be_portage::emerge::{self, Step};
 use be_portage::pretend::Planned;
-use be_portage::vdb;
+use be_portage::{portageq, vdb};
 
 use super::{Kind, Request, Work};
 use crate::layout;
@@ -20,7 +20,7 @@ use crate::store::Paths;
 /// Where Portage keeps what is wanted.
 pub(super) const WORLD: &str = "/var/lib/portage";
 
-/// All names of packages are one argument of a program, of which Linux takes 128 KiB.
+/// What `--reinstall-atoms=` gets is one argument of a program, of which Linux takes 128 KiB.
 const MOST: usize = 100 << 10;
 
 /// What can be seen of a lock before anything is done: what forbids to build from it.
@@ -89,7 +89,7 @@ impl Work<'_> {
         self.keep_built()?;
         self.take_inputs()?;
         self.is_known(request)?;
-        let atoms = self.lacking(lock, &lock.packages)?;
+        let atoms = self.lacking(lock, &lock.packages, Tell::All)?;
         let planned = match atoms.is_empty() {
             true => Vec::new(),
             false => self.preview(&emerge::exactly(&self.options, &atoms, Step::Pretend))?,
@@ -111,6 +111,12 @@ impl Work<'_> {
         self.remove_others(lock)?;
         self.enter(Phase::Chores)?;
         self.chores()?;
+        // They build again what depends on what was merged, and take the newest of it.
+        let atoms = self.lacking(lock, &lock.packages, Tell::Nothing)?;
+        if !atoms.is_empty() {
+            self.exactly(&atoms)?;
+            self.remove_others(lock)?;
+        }
         self.enter(Phase::Configuration)?;
         self.configuration()?;
         Ok(None)
@@ -120,15 +126,20 @@ impl Work<'_> {
     /// configuration the clone is then one of that system, as far as that decides what a package
     /// looks like; see [`crate::lock::decides`].
     pub(super) fn take_toolchain(&mut self, lock: &Lock) -> Result<()> {
-        let atoms = self.lacking(lock, &lock.toolchain.packages)?;
-        if atoms.is_empty() {
-            return Ok(());
+        let atoms = self.lacking(lock, &lock.toolchain.packages, Tell::All)?;
+        match atoms.is_empty() {
+            true => Ok(()),
+            false => self.exactly(&atoms),
         }
-        let pretend = emerge::exactly(&self.options, &atoms, Step::Pretend);
+    }
+
+    /// Merge exactly these, from the beginning.
+    fn exactly(&mut self, atoms: &[String]) -> Result<()> {
+        let pretend = emerge::exactly(&self.options, atoms, Step::Pretend);
         let planned = self.preview(&pretend)?;
-        let fetch = emerge::exactly(&self.options, &atoms, Step::Fetch);
+        let fetch = emerge::exactly(&self.options, atoms, Step::Fetch);
         self.fetch_by(&fetch, &[0], "emerge --fetchonly")?;
-        let merge = emerge::exactly(&self.options, &atoms, Step::Merge);
+        let merge = emerge::exactly(&self.options, atoms, Step::Merge);
         self.merge(&planned, &merge)
     }
 
@@ -145,7 +156,8 @@ impl Work<'_> {
     }
 
     /// What is to be merged, as atoms: those packages of the lock that are not there as it says.
-    fn lacking(&mut self, lock: &Lock, packages: &[Package]) -> Result<Vec<String>> {
+    /// One that cannot be had is no reason to have none of the others.
+    fn lacking(&mut self, lock: &Lock, packages: &[Package], tell: Tell) -> Result<Vec<String>> {
         let installed = self.installed()?.packages;
         let missing = packages
             .iter()
@@ -158,17 +170,36 @@ impl Work<'_> {
                 false => gone.push(package.cpv.to_string()),
             }
         }
-        if !gone.is_empty() {
-            self.watch.note(&format!(
-                "in the lock, and in none of its repositories any more: {}",
-                gone.join(", ")
-            ));
-        }
-        let length: usize = atoms.iter().map(|atom| atom.len() + 3).sum();
-        if length > MOST {
-            bail!("{} packages at once are too many", atoms.len());
+        let masked = self.take_masked(&mut atoms)?;
+        let name = |atom: &String| atom[1..].split(':').next().unwrap_or_default().to_owned();
+        let masked = masked.iter().map(name).collect();
+        let told = [
+            (gone, "in none of its repositories any more"),
+            (masked, "masked by its own configuration"),
+        ];
+        for (packages, what) in told {
+            if tell == Tell::All && !packages.is_empty() {
+                let packages = packages.join(", ");
+                self.watch
+                    .note(&format!("in the lock, and {what}: {packages}"));
+            }
         }
         Ok(atoms)
+    }
+
+    /// Take those out of the atoms that may not be installed: emerge does nothing at all where
+    /// one of its arguments is masked.
+    fn take_masked(&self, atoms: &mut Vec<String>) -> Result<Vec<String>> {
+        if atoms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = portageq::ask_visible(atoms);
+        let said = self.scene_of(|scene| scene.run(ask))?.out;
+        let (masked, good) = std::mem::take(atoms)
+            .into_iter()
+            .partition(|atom| portageq::is_masked(&said, atom));
+        *atoms = good;
+        Ok(masked)
     }
 
     /// Whether a repository of the lock still has this version.
@@ -221,6 +252,13 @@ impl Work<'_> {
         let found = lock::current(self.session, &inv, inv.get(&self.record.name)?, now)?;
         Ok(lock::deviations(wanted, &found))
     }
+}
+
+/// Whether somebody is to hear of what cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tell {
+    All,
+    Nothing,
 }
 
 /// Whether an installed package is as a lock says.
