@@ -427,6 +427,47 @@ fn what_was_cut_off_goes_on_with_its_lock() -> Result<()> {
 
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
+fn git_that_was_cut_off_goes_on() -> Result<()> {
+    let system = System::adopted_lab()?;
+    day_one(&system)?;
+    let repo = "/var/db/repos/gentoo";
+    sh(&system, &format!("git -C {repo} pull --quiet"))?;
+    let file = file(&system, &system.be.run(&["lock"]).done().stdout)?;
+    // To go there takes its time for every file.
+    let slow = "echo '* filter=slow' >.git/info/attributes; \
+                git config filter.slow.smudge 'sleep 2; cat'; git config filter.slow.clean cat";
+    sh(
+        &system,
+        &format!("cd {repo}; git reset --quiet --hard HEAD~1; {slow}"),
+    )?;
+    let mut upgrade = system.be.start(&["upgrade", "--lock", &file, "new"])?;
+    let locked = system.env(
+        "new",
+        format!("{repo}/.git/index.lock").trim_start_matches('/'),
+    );
+    upgrade.until("git", || locked.exists().then_some(()))?;
+    upgrade.signal(nix::sys::signal::Signal::SIGKILL)?;
+    let _killed = upgrade.end()?;
+    system.quiet_within(be_tests::system::GONE)?;
+    ensure!(locked.exists(), "git was too quick");
+    // Nothing is to be merged, and all is as the lock says.
+    let ended = system.be.run(&["upgrade", "--continue", "new"]).done();
+    ensure!(
+        !ended.stdout.contains("not as in the lock"),
+        "{}",
+        ended.stdout
+    );
+    let status = format!("git -C {repo} status --porcelain");
+    let said = system
+        .be
+        .run(&["exec", "new", "--", "sh", "-c", &status])
+        .done();
+    assert_eq!(said.stdout, "");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
 fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
     let system = System::adopted_lab()?;
     system.write("/etc/portage/secret", "password\n")?;

@@ -11,6 +11,7 @@ use super::locked::WORLD;
 use crate::layout;
 use crate::lock::{self, CONFIGURATION, Commit, Lock, Repository, Scene, State, Word};
 use crate::refusal::{NoLock, Refusal};
+use crate::store::Paths;
 use crate::whole::Whole;
 
 impl Work<'_> {
@@ -82,6 +83,11 @@ impl Work<'_> {
     }
 
     pub(super) fn pin_repository(&mut self, one: &Repository) -> Result<()> {
+        let begun = self.begun(one);
+        let cut_off = self.session.store.dir.exists(&begun)?;
+        if cut_off {
+            self.break_locks(&one.location)?;
+        }
         let here = self.scene_of(|scene| scene.state(&one.location))?;
         let commit = match &one.state {
             State::Git { commit, .. } => commit,
@@ -90,6 +96,8 @@ impl Work<'_> {
             other => return Err(not_git(one, other, &here)),
         };
         match &here {
+            // What is changed was changed by the one that was cut off.
+            State::Git { .. } if cut_off => {}
             State::Git {
                 modified: Some(true),
                 ..
@@ -105,13 +113,35 @@ impl Work<'_> {
             State::Missing => self.clone_repository(one, commit)?,
             other => return Err(not_git(one, &one.state, other)),
         }
+        self.session.store.dir.write_atomic(&begun, b"", 0o600)?;
         self.get(one, commit)?;
         let place = &*one.location;
         let code = self.git(place, &["reset", "--quiet", "--hard", commit])?;
         if code != 0 {
             return Err(self.no_commit(one, commit, 0)?);
         }
-        self.give_to_owner(place)
+        self.give_to_owner(place)?;
+        Ok(self.session.store.dir.remove_file(&begun)?)
+    }
+
+    /// What is there from before git changes a repository until that is done: whether it has
+    /// changes that would be lost is known then, and not looked at again.
+    fn begun(&self, one: &Repository) -> PathBuf {
+        let log = Paths::environment(&self.record.name).join("log");
+        log.join(format!("begun-{}", one.name))
+    }
+
+    /// Take away what a git that was killed has locked.
+    fn break_locks(&self, place: &str) -> Result<()> {
+        let root = self.root()?;
+        let git = Path::new(place.trim_start_matches('/')).join(".git");
+        for name in ["index.lock", "shallow.lock", "HEAD.lock"] {
+            match root.remove_file(git.join(name)) {
+                Err(e) if !e.is_not_found() => return Err(e.into()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Have the commit in the repository.
@@ -145,9 +175,18 @@ impl Work<'_> {
             let why = "it is not there, and the lock has no address of it".to_owned();
             return Err(no_commit(one, commit, why));
         };
-        let clone = ["clone", "--quiet", "--depth=1", "--", uri, &*one.location];
+        // It is a repository when it is complete.
+        let inside = Path::new(one.location.trim_start_matches('/'));
+        let made = inside.with_file_name(format!(".be-{}", one.name));
+        if self.root()?.exists(&made)? {
+            self.root()?.remove_tree(&made)?;
+        }
+        let made_at = Path::new("/").join(&made);
+        let clone = ["clone", "--quiet", "--depth=1", "--", uri];
+        let made_at = made_at.to_string_lossy();
+        let clone = [&clone[..], &[&made_at]].concat();
         match self.git("/", &clone)? {
-            0 => Ok(()),
+            0 => Ok(self.root()?.rename(&made, inside)?),
             _ => Err(self.no_commit(one, commit, from)?),
         }
     }
