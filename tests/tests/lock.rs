@@ -367,6 +367,8 @@ fn what_cannot_be_had_or_must_not_be_is_refused_before_anything_is_built() -> Re
         let evil = text.replace("/etc/portage/package.use/x", path);
         refused(&evil, 3, &["below /etc/portage", "line"])?;
     }
+    let foreign = text.replace("\"ARCH\": \"amd64\"", "\"ARCH\": \"arm64\"");
+    refused(&foreign, 3, &["a machine for arm64", "amd64"])?;
     // A link that what follows would be written through.
     let dir = "\"path\": \"/etc/portage/package.use\",\n        \"kind\": \"directory\",\n        \
                \"mode\": \"0755\"";

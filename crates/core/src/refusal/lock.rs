@@ -17,6 +17,8 @@ pub enum NoLock {
     Bad { file: PathBuf, why: String },
     /// What was remembered of it is gone.
     Forgotten { name: EnvName },
+    /// It is of another kind of machine.
+    Machine { wanted: String, here: String },
     /// A repository, or the configuration, that all environments share.
     Outside { path: String },
     /// It was recorded with changes that no commit has.
@@ -45,6 +47,9 @@ impl NoLock {
             Self::Bad { .. } => "be lock ENV >FILE makes one".into(),
             Self::Forgotten { name } => {
                 format!("be destroy {name}, then begin again: be upgrade --lock FILE")
+            }
+            Self::Machine { .. } => {
+                "be lock ENV >FILE on a machine of the same kind makes one for here".into()
             }
             Self::Outside { path } => format!("be layout set {path} cloned gives each its own"),
             Self::WithChanges { .. } => {
@@ -78,6 +83,10 @@ impl fmt::Display for NoLock {
             ),
             Self::Bad { file, why } => write!(f, "{} is no lock: {why}", file.display()),
             Self::Forgotten { name } => write!(f, "the lock that {name} is built from is gone"),
+            Self::Machine { wanted, here } => write!(
+                f,
+                "the lock is of a machine for {wanted}, and this one is for {here}"
+            ),
             Self::Outside { path } => write!(
                 f,
                 "{path} is shared by all environments: it cannot be made as the lock says for one \

@@ -12,6 +12,7 @@ mod configuration;
 mod failed;
 pub mod farm;
 mod finish;
+mod fits;
 mod follow;
 pub(crate) mod inputs;
 mod journal;

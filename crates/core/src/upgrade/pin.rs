@@ -22,6 +22,7 @@ impl Work<'_> {
             "{name}: nothing newer is fetched; repositories and configuration become those of the \
              lock"
         ));
+        self.fits(lock)?;
         let root = self.root()?;
         let places = lock.repositories.iter().map(|one| &*one.location);
         for place in places.chain([CONFIGURATION, WORLD]) {
