@@ -474,10 +474,24 @@ fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
     let system = System::adopted_lab()?;
     system.write("/etc/portage/secret", "password\n")?;
     sh(&system, "chmod 600 /etc/portage/secret")?;
+    // Two compilers, of which the lock has the one in use and this system the other.
+    let (host, gcc) = ("x86_64-pc-linux-gnu", "/etc/env.d/gcc");
+    let chooses = format!("#!/bin/sh\ntest -e {gcc}/$1 && echo CURRENT=$1 >{gcc}/config-{host}\n");
+    system.write("/usr/bin/gcc-config", chooses)?;
+    let choose = |version: &str| {
+        let both = format!("touch {gcc}/{host}-13 {gcc}/{host}-14");
+        let chosen = format!("gcc-config {host}-{version}");
+        sh(
+            &system,
+            &format!("mkdir -p {gcc}; {both}; chmod 755 /usr/bin/gcc-config; {chosen}"),
+        )
+    };
+    choose("14")?;
     // It is installed all the same, and stays as it is.
     system.write("/etc/portage/package.mask", "app-misc/hello\n")?;
     let text = system.be.run(&["lock"]).done().stdout;
     sh(&system, "rm /etc/portage/secret")?;
+    choose("13")?;
     // What is missing is not given up for that, nor what a chore has made another.
     sh(
         &system,
@@ -503,6 +517,9 @@ fn what_comes_out_otherwise_is_named_and_not_activated() -> Result<()> {
     };
     ensure!(!otherwise("greeter"), "{}", out.stdout);
     ensure!(!otherwise("confy"), "{}", out.stdout);
+    ensure!(!otherwise("toolchain"), "{}", out.stdout);
+    let chosen = system.env("new", &format!("{}/config-{host}", &gcc[1..]));
+    ensure!(std::fs::read_to_string(chosen)?.contains("gnu-14"));
     for line in [
         "not as in the lock: USE of app-misc/hello-1: -nls",
         "not as in the lock: /etc/portage/secret: gone (a file)",

@@ -89,11 +89,8 @@ impl Work<'_> {
         self.keep_built()?;
         self.take_inputs()?;
         self.is_known(request)?;
-        let atoms = self.lacking(lock, &lock.packages, Tell::All)?;
-        let planned = match atoms.is_empty() {
-            true => Vec::new(),
-            false => self.preview(&emerge::exactly(&self.options, &atoms, Step::Pretend))?,
-        };
+        let mut atoms = self.lacking(lock, &lock.packages, Tell::All)?;
+        let mut planned = self.planned(&atoms)?;
         if request.pretend {
             return Ok(Some(planned));
         }
@@ -104,15 +101,24 @@ impl Work<'_> {
             self.fetch_by(&fetch, &[0], "emerge --fetchonly")?;
         }
         self.enter(Phase::Merge)?;
+        if self.use_compilers(lock)? {
+            atoms = self.lacking(lock, &lock.packages, Tell::Nothing)?;
+            // What is not as the lock says now will not be the next time.
+            let done: Vec<String> = lock.toolchain.packages.iter().map(atom).collect();
+            atoms.retain(|atom| !done.contains(atom));
+            planned = self.planned(&atoms)?;
+        }
         self.merge(
             &planned,
             &emerge::exactly(&self.options, &atoms, Step::Merge),
         )?;
         self.remove_others(lock)?;
+        let otherwise = self.lacking(lock, &lock.packages, Tell::Nothing)?;
         self.enter(Phase::Chores)?;
         self.chores()?;
         // They build again what depends on what was merged, and take the newest of it.
-        let atoms = self.lacking(lock, &lock.packages, Tell::Nothing)?;
+        let mut atoms = self.lacking(lock, &lock.packages, Tell::Nothing)?;
+        atoms.retain(|atom| !otherwise.contains(atom));
         if !atoms.is_empty() {
             self.exactly(&atoms)?;
             self.remove_others(lock)?;
@@ -122,21 +128,17 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// What packages are built with becomes what the lock says. With its repositories and its
-    /// configuration the clone is then one of that system, as far as that decides what a package
-    /// looks like; see [`crate::lock::decides`].
-    pub(super) fn take_toolchain(&mut self, lock: &Lock) -> Result<()> {
-        let atoms = self.lacking(lock, &lock.toolchain.packages, Tell::All)?;
+    /// What would be merged for these.
+    fn planned(&mut self, atoms: &[String]) -> Result<Vec<Planned>> {
         match atoms.is_empty() {
-            true => Ok(()),
-            false => self.exactly(&atoms),
+            true => Ok(Vec::new()),
+            false => self.preview(&emerge::exactly(&self.options, atoms, Step::Pretend)),
         }
     }
 
     /// Merge exactly these, from the beginning.
-    fn exactly(&mut self, atoms: &[String]) -> Result<()> {
-        let pretend = emerge::exactly(&self.options, atoms, Step::Pretend);
-        let planned = self.preview(&pretend)?;
+    pub(super) fn exactly(&mut self, atoms: &[String]) -> Result<()> {
+        let planned = self.planned(atoms)?;
         let fetch = emerge::exactly(&self.options, atoms, Step::Fetch);
         self.fetch_by(&fetch, &[0], "emerge --fetchonly")?;
         let merge = emerge::exactly(&self.options, atoms, Step::Merge);
@@ -157,7 +159,12 @@ impl Work<'_> {
 
     /// What is to be merged, as atoms: those packages of the lock that are not there as it says.
     /// One that cannot be had is no reason to have none of the others.
-    fn lacking(&mut self, lock: &Lock, packages: &[Package], tell: Tell) -> Result<Vec<String>> {
+    pub(super) fn lacking(
+        &mut self,
+        lock: &Lock,
+        packages: &[Package],
+        tell: Tell,
+    ) -> Result<Vec<String>> {
         let installed = self.installed()?.packages;
         let missing = packages
             .iter()
@@ -256,7 +263,7 @@ impl Work<'_> {
 
 /// Whether somebody is to hear of what cannot be had.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tell {
+pub(super) enum Tell {
     All,
     Nothing,
 }

@@ -28,6 +28,7 @@ mod progress;
 mod report;
 mod request;
 mod sync;
+mod toolchain;
 mod unbooted;
 mod unfinished;
 
