@@ -128,3 +128,29 @@ fn an_upgrade_waits_for_another() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn one_name_on_two_filesystems() -> Result<()> {
+    let both = [System::adopted_small()?, System::adopted_small()?];
+    for system in &both {
+        system.be.run(&["create", "x"]).done();
+    }
+    let turns = |system: &System| -> Result<()> {
+        for _ in 0..20 {
+            let dir = system.be.run(&["mount", "x"]).done().stdout;
+            let own = rustix::fs::stat(system.env("x", ""))?.st_dev;
+            let mounted = rustix::fs::stat(dir.trim())?.st_dev;
+            ensure!(mounted == own, "another's is at {dir}");
+            system.be.run(&["umount", "x"]).done();
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let all = both.each_ref().map(|system| scope.spawn(|| turns(system)));
+        for one in all {
+            one.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
+        }
+        Ok(())
+    })
+}

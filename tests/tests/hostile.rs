@@ -188,7 +188,18 @@ fn a_description_stays_a_description() -> Result<()> {
     for (i, text) in texts.into_iter().enumerate() {
         let name = format!("d{i}");
         let description = format!("--description={text}");
-        system.be.run(&["create", &description, &name]).done();
+        if text.contains(char::is_control) {
+            // be takes none like it; a record may have one from elsewhere.
+            drop(system.be.run(&["create", &description, &name]).exits(2));
+            system.be.run(&["create", &name]).done();
+            let mut record = system.record(&name)?;
+            record["description"] = text.into();
+            let path = system.top(&format!("@be/{name}/be.json"));
+            fs::write(path, serde_json::to_vec(&record)?)?;
+            system.be.run(&["menu"]).done();
+        } else {
+            system.be.run(&["create", &description, &name]).done();
+        }
         ensure!(system.sound_menu()? == "default");
         assert_eq!(system.record(&name)?["description"], text);
     }

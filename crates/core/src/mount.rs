@@ -1,12 +1,13 @@
 //! Mounting an environment where the caller can see it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, move_mount};
 
@@ -127,20 +128,46 @@ fn is_mount_point(dir: &Path) -> bool {
         .is_some_and(|above| device(above) != device(dir))
 }
 
-/// Mount it at `target`: its root, and its other subvolumes in their places.
+/// Mount it at `target`: its root, and its other subvolumes in their places; gives where. Of our
+/// own directories it is the one that is free now.
 ///
 /// # Errors
 /// When something of it cannot be mounted; nothing is then.
-pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
-    if target.starts_with(OWN) {
-        // As the store: it has programs in it that were mended since.
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(target);
-        made.with_context(|| format!("cannot make {}", target.display()))?;
-        fs::set_permissions(OWN, fs::Permissions::from_mode(0o700))?;
+pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<PathBuf> {
+    if !target.starts_with(OWN) {
+        mount_at(session, subject, target)?;
+        return Ok(target.to_owned());
     }
+    // As the store: it has programs in it that were mended since.
+    let private = |recursive| {
+        let mut dir = fs::DirBuilder::new();
+        dir.recursive(recursive).mode(0o700);
+        dir
+    };
+    let made = private(true).create(OWN);
+    made.with_context(|| format!("cannot make {OWN}"))?;
+    fs::set_permissions(OWN, fs::Permissions::from_mode(0o700))?;
+    let _own = lock_own(target)?;
+    let target = own_place(&subject.name);
+    let made = private(true).create(&target);
+    made.with_context(|| format!("cannot make {}", target.display()))?;
+    mount_at(session, subject, &target)?;
+    Ok(target)
+}
+
+/// One `be` at a time chooses one of our directories, or takes it away: it may belong to another
+/// filesystem, of which neither the store nor its lock is known.
+fn lock_own(target: &Path) -> Result<Option<Flock<File>>> {
+    if !target.starts_with(OWN) {
+        return Ok(None);
+    }
+    let dir = File::open(OWN).with_context(|| format!("cannot open {OWN}"))?;
+    let locked = Flock::lock(dir, FlockArg::LockExclusive);
+    let locked = locked.map_err(|(_, e)| e);
+    Ok(Some(locked.with_context(|| format!("cannot lock {OWN}"))?))
+}
+
+fn mount_at(session: &Session, subject: &Subject, target: &Path) -> Result<()> {
     let tree = session.store.top.clone_mount(&subject.root)?;
     move_mount(
         &tree,
@@ -153,7 +180,7 @@ pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<()> 
     let done = mount_volumes(session, subject, target);
     if done.is_err() {
         // The failure is what counts.
-        let _undone = unmount(target);
+        let _undone = take_down(target);
     }
     done
 }
@@ -222,6 +249,11 @@ pub fn find(inv: &Inventory, what: &str) -> Result<Vec<PathBuf>, Refusal> {
 /// # Errors
 /// [`Refusal::MountBusy`] if something works there: nothing is unmounted lazily.
 pub fn unmount(target: &Path) -> Result<()> {
+    let _own = lock_own(target)?;
+    take_down(target)
+}
+
+fn take_down(target: &Path) -> Result<()> {
     for volume in volumes_below(target)? {
         unmount_one(&volume)?;
     }
@@ -268,7 +300,8 @@ fn unmount_one(target: &Path) -> Result<()> {
 /// # Errors
 /// When it is no mount point.
 pub fn detach(target: &Path) -> Result<bool> {
-    match unmount(target) {
+    let _own = lock_own(target)?;
+    match take_down(target) {
         Err(e) if matches!(e.downcast_ref(), Some(Refusal::MountBusy { .. })) => {}
         other => return other.map(|()| false),
     }

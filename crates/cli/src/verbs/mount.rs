@@ -36,8 +36,7 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
             // Held for a moment, so that nobody destroys it meanwhile.
             let _lock = ctx.session.store.lock()?;
             let found = subject(&ctx.session.observe()?, &args.name)?;
-            mount(&ctx.session, &found, &dir)?;
-            dir
+            mount(&ctx.session, &found, &dir)?
         }
     };
     let mut fields = json!({ "environment": args.name.env, "mountpoint": dir });
