@@ -98,6 +98,11 @@ fn what_is_built_comes_from_the_caches_and_from_other_machines() -> Result<()> {
     assert_eq!((made.mode() & 0o7777, made.gid()), (0o2775, PORTAGE));
     let objects = all_files(&system.path(RUST_CACHE))?;
     ensure!(!objects.is_empty(), "nothing is in the cache of sccache");
+    // Who listened there is gone.
+    ensure!(
+        !objects.iter().any(|path| path.contains("/.be-")),
+        "{objects:?}"
+    );
     for object in &objects {
         assert_eq!(fs::metadata(object)?.uid(), PORTAGE, "{object}");
     }
@@ -162,7 +167,7 @@ mod thorough {
 
         // By hand, and so not by way of distcc: another compiler for ccache, but the same cache.
         let compile = "cd /tmp && echo 'int one(int a) { return a + 1; }' >one.c && \
-            /usr/lib/ccache/bin/gcc -O2 -c one.c && cat /etc/portage/profile/make.defaults";
+            /usr/lib/ccache/bin/gcc -O2 -c one.c && echo $FEATURES";
         let mended = system
             .be
             .run(&["exec", "one", "--", "sh", "-c", compile])

@@ -38,6 +38,11 @@ pub fn enter(
 ) -> Result<Outcome> {
     let inv = ctx.session.observe()?;
     let env = inv.get(name)?;
+    if ctx.dry_run {
+        let step = format!("run {} in {name}", command.join(" "));
+        return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))
+            .text(format!("would {step}\n")));
+    }
     let mut job = ctx.session.job(&inv, env, command.clone())?;
     job.env.push(("BE_ENVIRONMENT".into(), name.to_string()));
     if let Some(builder) = &env.record.builder {
@@ -45,11 +50,6 @@ pub fn enter(
     }
     let farm = farm::of_mended(&ctx.session, env)?;
     farm.give(&mut job);
-    if ctx.dry_run {
-        let step = format!("run {} in {name}", command.join(" "));
-        return Ok(Outcome::new(json!({ "dry_run": true, "steps": [step] }))
-            .text(format!("would {step}\n")));
-    }
     for word in word.iter().chain(&farm.notes) {
         ctx.reporter.note(word);
     }

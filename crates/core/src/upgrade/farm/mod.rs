@@ -9,7 +9,7 @@
 mod cache;
 mod profile;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use be_btrfs::Root;
@@ -18,8 +18,10 @@ use be_portage::emerge::Emerge;
 
 use super::Work;
 use super::build::real;
+use super::inputs::CONFIGURATION;
 use crate::chroot::{Bind, Cover, Job, uncover};
 use crate::config::{self, Wanted};
+use crate::layout;
 use crate::model::Environment;
 use crate::name::EnvName;
 use crate::record::State;
@@ -75,6 +77,8 @@ pub struct Farm {
     defaults: Vec<(&'static str, &'static str)>,
     /// Where the features and the defaults are put; without it they must be so, too.
     profile: Option<Profile>,
+    /// The socket of the environment's server of sccache, as a path of the machine.
+    socket: Option<PathBuf>,
     /// icecream gets the compilers of the environment.
     packs: bool,
     /// What a person should know, in sentences.
@@ -96,7 +100,17 @@ impl Farm {
                  be.toml asks for it: emerge {package}"
             )
         }));
-        let conf = make_conf(env);
+        // Other mounts come before ours there, and not everything below them is the clone's.
+        let shared = session.observe().map(|inv| layout::shared(&inv.system));
+        let shared = shared.unwrap_or_default();
+        let is_own = |path: &Path| {
+            let absolute = Path::new("/").join(path);
+            !shared.iter().any(|target| absolute.starts_with(target))
+        };
+        let conf = match is_own(Path::new(CONFIGURATION)) {
+            true => make_conf(env),
+            false => make_conf(&session.root),
+        };
         let has = |engine| there.contains(&engine);
         if has(DISTCC) {
             farm.distcc(name, env, &config.distcc, &conf);
@@ -108,9 +122,10 @@ impl Farm {
             farm.ccache(session, &config.ccache, &conf);
         }
         if has(SCCACHE.engine) {
-            farm.sccache(session, env, &config.sccache);
+            farm.sccache(session, name, env, &config.sccache);
         }
-        farm.profile = Profile::find(env).ok();
+        farm.profile = Profile::find(env).ok().filter(|p| is_own(&p.file));
+        farm.covers.retain(|cover| is_own(&cover.path));
         farm
     }
 
@@ -166,15 +181,20 @@ impl Farm {
         self.features.push("ccache");
     }
 
-    fn sccache(&mut self, session: &Session, env: &Root, wanted: &Wanted) {
+    fn sccache(&mut self, session: &Session, name: &EnvName, env: &Root, wanted: &Wanted) {
         if !self.bind_cache(session, &SCCACHE, wanted) {
             return;
         }
         self.defaults.push(("RUSTC_WRAPPER", "/usr/bin/sccache"));
-        // A server compiles by itself, with the compilers that it sees. One in the abstract
-        // namespace is nobody else's, and leaves no file.
-        let socket = format!("\\x00be-sccache-{}", std::process::id());
-        self.set("SCCACHE_SERVER_UDS", &socket);
+        // A server compiles by itself, with the compilers that it sees, and runs what it is told:
+        // each environment has its own, to which only those may connect who may write to the
+        // cache. A socket in the abstract namespace would be open to everybody on the machine.
+        let socket = format!(".be-{name}");
+        self.socket = self.binds.last().map(|bind| bind.source.join(&socket));
+        self.set(
+            "SCCACHE_SERVER_UDS",
+            &place(&SCCACHE).join(socket).to_string_lossy(),
+        );
         // It ends with the phase of the ebuild that started it; another one that asks it compiles
         // without it then.
         self.set("SCCACHE_IGNORE_SERVER_IO_ERROR", "1");
@@ -264,6 +284,7 @@ impl Farm {
     /// # Errors
     /// It cannot be removed.
     pub fn clear(&self, session: &Session, env: &Environment) -> Result<()> {
+        self.drop_socket();
         match self.all_covers().is_empty() {
             true => Ok(()),
             false => self.clear_in(&*session.whole(env)?),
@@ -294,6 +315,16 @@ impl Farm {
         }
     }
 
+    /// A socket that nobody listens to any more.
+    fn drop_socket(&self) {
+        if let Some(socket) = &self.socket
+            && let Err(e) = std::fs::remove_file(socket)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("{} stays: {e}", socket.display());
+        }
+    }
+
     fn clear_in(&self, env: &Root) -> Result<()> {
         uncover(env, &self.all_covers())?;
         let made = self.profile.as_ref().and_then(|p| p.made.as_ref());
@@ -312,6 +343,8 @@ pub fn of_mended(session: &Session, env: &Environment) -> Result<Farm> {
             let mut farm = Farm::of(session, env.name(), &*session.whole(env)?);
             // Nobody packs its compilers there.
             farm.without_icecream();
+            // What is written there is to stay.
+            farm.profile = None;
             Ok(farm)
         }
         false => Ok(Farm::default()),
@@ -340,6 +373,11 @@ pub(crate) fn missing(session: &Session) -> Vec<Engine> {
 impl Work<'_> {
     /// Build with the engines from now on.
     pub(super) fn use_farm(&mut self) -> Result<()> {
+        // What builds for others by their configuration runs their programs: what these would put
+        // into the caches would come out here.
+        if self.record.builder.is_some() && self.wanted.is_some() {
+            return Ok(());
+        }
         let farm = Farm::of(self.session, &self.record.name, &*self.root()?);
         for note in &farm.notes {
             self.watch.note(note);
@@ -398,6 +436,7 @@ impl Work<'_> {
     pub(super) fn leave_farm(&mut self) -> Result<()> {
         self.forget_compilers()?;
         let farm = std::mem::take(&mut self.farm);
+        farm.drop_socket();
         farm.clear_in(&*self.root()?)
     }
 
