@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
+use super::owned::Owned;
 use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
 
-/// Make it so in the environment with this root, which nobody else works in. What only its owner
-/// may read and the lock does not know stays. Gives the paths of which the lock has no content
+/// Make it so in the environment with this root, which nobody else works in. Of what the lock does
+/// not know, that stays which only its owner may read, and that which a package has installed: it
+/// goes with the package. Gives the paths of which the lock has no content
 /// and which are another, or not there.
 ///
 /// # Errors
@@ -24,12 +26,18 @@ pub(crate) fn apply(root: &Root, wanted: &Configuration) -> Result<Vec<String>> 
     let is: BTreeMap<&str, &Entry> = here.entries.iter().map(|e| (&*e.path, e)).collect();
     let to_be: BTreeMap<&str, &Entry> = wanted.entries.iter().map(|e| (&*e.path, e)).collect();
     // What is in a directory comes behind it.
+    let goes = |path: &str, entry: &Entry| match to_be.get(path) {
+        Some(other) => other.kind != entry.kind,
+        None => entry.withheld != Some(Withheld::Private),
+    };
+    let unknown = is.iter().any(|(path, e)| goes(path, e));
+    let owned = match unknown {
+        true => Owned::read(root)?,
+        false => Owned::default(),
+    };
     for (path, entry) in is.iter().rev() {
-        let goes = match to_be.get(path) {
-            Some(other) => other.kind != entry.kind,
-            None => entry.withheld != Some(Withheld::Private),
-        };
-        if goes {
+        let stays = !to_be.contains_key(path) && owned.has(path);
+        if goes(path, entry) && !stays {
             dir.take_away(relative(path)).with_context(what)?;
         }
     }
@@ -116,6 +124,23 @@ mod tests {
         let mut expected = first.entries;
         expected.retain(|e| !e.path.ends_with("/here"));
         assert_eq!(configuration::read(&b).unwrap().entries, expected);
+    }
+
+    #[test]
+    fn what_a_package_has_installed_goes_with_it_alone() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        put(other.path(), "make.conf", "x", 0o644);
+        put(dir.path(), "savedconfig/sys-kernel/kernel-1", "x", 0o644);
+        put(dir.path(), "savedconfig/sys-kernel/mine", "x", 0o644);
+        let saved = "/etc/portage/savedconfig/sys-kernel/kernel-1";
+        crate::lock::owned::tests::own(dir.path(), &[saved]);
+        let root = Root::open(dir.path()).unwrap();
+        let wanted = configuration::read(&Root::open(other.path()).unwrap()).unwrap();
+        apply(&root, &wanted).unwrap();
+        let now = configuration::read(&root).unwrap();
+        let files = now.entries.iter().filter(|e| e.kind == Kind::File);
+        let files: Vec<&str> = files.map(|e| &*e.path).collect();
+        assert_eq!(files, ["/etc/portage/make.conf", saved]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use chrono::{DateTime, FixedOffset};
 
 use super::{
     Flags, Index, Lock, Move, Package, Place, Schema, Sha256, Toolchain, Word, configuration,
+    owned::{Owned, settled},
     profile, repositories, settings,
 };
 use crate::chroot::Captured;
@@ -284,6 +285,15 @@ impl Made {
         let mut lock = self.lock;
         let record = &scene.env.record;
         lock.created = now;
+        let here = configuration::read(scene.tree(Path::new(super::CONFIGURATION)))?;
+        if here != lock.configuration {
+            let mut owned = Owned::read(&scene.whole)?;
+            if has_base(record) {
+                let base = scene.session.whole_base(record)?;
+                owned = owned.and(Owned::read(&base)?);
+            }
+            lock.configuration = settled(lock.configuration, here, &owned);
+        }
         lock.world = scene.words(WORLD)?;
         lock.world_sets = scene.words(WORLD_SETS)?;
         let upgrade = record.upgrade.as_ref();
@@ -315,9 +325,13 @@ fn packages(root: &Root) -> Result<Vec<Package>> {
     Ok(packages.collect())
 }
 
+fn has_base(record: &Record) -> bool {
+    record.root().is_some_and(|root| root.base.is_some())
+}
+
 /// The packages of what it was cloned from, as long as that is kept.
 fn start(session: &Session, record: &Record) -> Result<Option<Vec<Package>>> {
-    match record.root().is_some_and(|root| root.base.is_some()) {
+    match has_base(record) {
         true => Ok(Some(packages(&*session.whole_base(record)?)?)),
         false => Ok(None),
     }

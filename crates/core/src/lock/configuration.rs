@@ -11,6 +11,10 @@ use super::{CONFIGURATION, Configuration, Entry, Inside, Kind, Mode, Sha256, Tar
 /// A larger file is carried as its digest alone, in bytes.
 const LARGE: u64 = 64 << 10;
 
+/// A larger one of those that savedconfig.eclass keeps is: the configuration of a kernel, without
+/// which it is not built again so, has some hundred thousand.
+const LARGE_SAVED: u64 = 1 << 20;
+
 /// What is read of a file at the most, in bytes.
 const MOST: u64 = 256 << 20;
 
@@ -107,7 +111,11 @@ fn text(path: &Path, mode: u32, content: Vec<u8>) -> Result<String, Withheld> {
     if mode & 0o077 == 0 || path.starts_with("gnupg") {
         return Err(Withheld::Private);
     }
-    let is_large = content.len() as u64 > LARGE;
+    let most = match path.starts_with("savedconfig") {
+        true => LARGE_SAVED,
+        false => LARGE,
+    };
+    let is_large = content.len() as u64 > most;
     let text = String::from_utf8(content).map_err(|_| Withheld::Binary)?;
     match text {
         text if has_secret(&text) => Err(Withheld::Private),
@@ -178,6 +186,12 @@ mod tests {
         put(dir.path(), "large", &[b'x'; 65 << 10], 0o644);
         put(
             dir.path(),
+            "savedconfig/sys-kernel/x",
+            &[b'x'; 65 << 10],
+            0o644,
+        );
+        put(
+            dir.path(),
             "repos.conf/x",
             b"sync-uri = https://me:pass@host/x\n",
             0o644,
@@ -215,6 +229,7 @@ mod tests {
                 "patches/p Binary",
                 "repos.conf/x Private",
                 "repos.conf/y text",
+                "savedconfig/sys-kernel/x text",
                 "secret Private",
             ]
         );

@@ -22,6 +22,7 @@ mod collect;
 mod configuration;
 mod difference;
 mod facts;
+mod owned;
 mod profile;
 mod read;
 mod repositories;
