@@ -24,7 +24,7 @@ pub(crate) fn apply(root: &Root, wanted: &Configuration) -> Result<Vec<String>> 
     let dir = root.sub(inside)?;
     let what = || format!("cannot make {CONFIGURATION} as the lock says");
     let is: BTreeMap<&str, &Entry> = here.entries.iter().map(|e| (&*e.path, e)).collect();
-    let to_be: BTreeMap<&str, &Entry> = wanted.entries.iter().map(|e| (&*e.path, e)).collect();
+    let to_be: BTreeMap<&str, &Entry> = wanted.entries().map(|e| (&*e.path, e)).collect();
     // What is in a directory comes behind it.
     let goes = |path: &str, entry: &Entry| match to_be.get(path) {
         Some(other) => other.kind != entry.kind,
@@ -108,15 +108,18 @@ mod tests {
         put(a, "package.use", "file", 0o644);
         put(b, "package.use/x/y", "deep", 0o644);
         put(a, "only/here", "x", 0o600);
+        put(a, "gnupg/pubring.kbx", "key", 0o644);
         put(a, "gone/away", "x", 0o644);
         put(b, "bashrc", "real", 0o755);
         symlink("make.conf", a.join("etc/portage/bashrc")).unwrap();
         symlink("/a", a.join("etc/portage/make.profile")).unwrap();
         symlink("/b", b.join("etc/portage/make.profile")).unwrap();
         let [a, b] = [a, b].map(|dir| Root::open(dir).unwrap());
+        let keys = dirs[0].path().join("etc/portage/gnupg/pubring.kbx");
         let [first, second] = [&a, &b].map(|root| configuration::read(root).unwrap());
         assert_eq!(apply(&a, &second).unwrap(), Vec::<String>::new());
-        // What is private stays, with the directory that it is in.
+        // Keys of the machine stay, and so does what is private, with the directory that it is in.
+        assert_eq!(fs::read_to_string(keys).unwrap(), "key");
         let mut now = configuration::read(&a).unwrap();
         now.entries.retain(|e| !e.path.contains("/only"));
         assert_eq!(now.entries, second.entries);

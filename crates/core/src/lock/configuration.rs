@@ -7,6 +7,7 @@ use be_btrfs::{FileType, Root};
 use sha2::Digest;
 
 use super::{CONFIGURATION, Configuration, Entry, Inside, Kind, Mode, Sha256, Target, Withheld};
+use crate::upgrade::inputs::KEYS;
 
 /// A larger file is carried as its digest alone, in bytes.
 const LARGE: u64 = 64 << 10;
@@ -25,7 +26,7 @@ const DEEP: usize = 200;
 const HIDDEN: [&str; 6] = [".bzr", "CVS", ".git", ".hg", ".svn", ".keep"];
 
 /// Read all of it. What Portage passes over is left out: version control, and new versions of
-/// files that wait to be merged.
+/// files that wait to be merged; and so are the keys of this machine.
 ///
 /// # Errors
 /// Something cannot be read.
@@ -46,6 +47,9 @@ fn list(root: &Root, dir: &Path, entries: &mut Vec<Entry>, depth: usize) -> Resu
     anyhow::ensure!(depth < DEEP, "/{} is too deep", dir.display());
     for (name, _) in root.list(dir)? {
         let path = dir.join(&name);
+        if path == Path::new(KEYS) {
+            continue;
+        }
         let name = name.to_string_lossy();
         if HIDDEN.contains(&&*name) || name.starts_with("._cfg") || name.starts_with(".be-") {
             continue;
@@ -107,8 +111,7 @@ pub(crate) fn entry(root: &Root, path: &Path) -> Result<Option<Entry>> {
 
 /// The content of a file that may be given to others.
 fn text(path: &Path, mode: u32, content: Vec<u8>) -> Result<String, Withheld> {
-    // Where Portage keeps the keys that it trusts: of use on this machine alone.
-    if mode & 0o077 == 0 || path.starts_with("gnupg") {
+    if mode & 0o077 == 0 {
         return Err(Withheld::Private);
     }
     let most = match path.starts_with("savedconfig") {
@@ -182,6 +185,7 @@ mod tests {
         put(dir.path(), "package.use/x", b"a/b c\n", 0o640);
         put(dir.path(), "secret", b"token\n", 0o600);
         put(dir.path(), "gnupg/pubring", b"key\n", 0o644);
+        put(dir.path(), "patches/gnupg/p", b"x\n", 0o644);
         put(dir.path(), "patches/p", b"\xff\xfe", 0o644);
         put(dir.path(), "large", &[b'x'; 65 << 10], 0o644);
         put(
@@ -220,12 +224,12 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "gnupg/pubring Private",
                 "key Private",
                 "large Large",
                 "make.conf text",
                 "make.profile",
                 "package.use/x text",
+                "patches/gnupg/p text",
                 "patches/p Binary",
                 "repos.conf/x Private",
                 "repos.conf/y text",

@@ -29,12 +29,11 @@ pub fn deviations(lock: &Lock, made: &Lock) -> Vec<Difference> {
 }
 
 /// Whether something is among [`configuration_differences`]. Of /etc/portage, what only says
-/// where repositories and packages come from, whom to trust and what is wanted is not; nor
+/// where repositories and packages come from and what is wanted is not; nor
 /// make.profile, whose chain is compared by itself.
 pub fn decides(part: Part, what: &str) -> bool {
-    const NOT: [&str; 8] = [
+    const NOT: [&str; 7] = [
         "binrepos.conf",
-        "gnupg",
         "make.profile",
         "mirrors",
         "postsync.d",
@@ -132,7 +131,7 @@ fn facts(lock: &Lock) -> Facts {
             );
         }
     }
-    for entry in &lock.configuration.entries {
+    for entry in lock.configuration.entries() {
         add(Part::Configuration, &entry.path, file(entry));
     }
     add(

@@ -33,12 +33,14 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 
 use crate::name::EnvName;
 use crate::report::{Place as MovedAt, Renamed};
+use crate::upgrade::inputs::KEYS;
 
 pub(crate) use apply::apply;
 pub(crate) use collect::{BINHOSTS, INDEX, MAX_INDEX, Made, Scene, path, write};
@@ -153,7 +155,7 @@ pub enum State {
     Missing,
 }
 
-/// All that is in /etc/portage.
+/// All that is in /etc/portage, but for the keys of hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
@@ -300,8 +302,18 @@ impl Lock {
 
     /// Files of /etc/portage of which the lock has only the digest.
     pub fn withheld(&self) -> impl Iterator<Item = &Entry> {
-        let entries = self.configuration.entries.iter();
+        let entries = self.configuration.entries();
         entries.filter(|e| e.kind == Kind::Other || e.withheld.is_some())
+    }
+}
+
+impl Configuration {
+    /// Its entries, but for the keys of a machine, which locks of before have: they are nothing
+    /// that another one could have as well, or this one the next day.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let keys =
+            |e: &&Entry| Path::new(&*e.path).starts_with(Path::new(CONFIGURATION).join(KEYS));
+        self.entries.iter().filter(move |e| !keys(e))
     }
 }
 

@@ -147,8 +147,22 @@ fn what_no_build_can_give_again_is_no_difference() {
         l.packages[1].build_id = None;
         l.packages[1].build_time = None;
         l.toolchain.packages[0].build_time = None;
+        // Of keys, an older be wrote down what it found.
+        at(l, "gnupg/pubring.kbx").sha256 = Some(Sha256::new(b"x"));
     });
     assert_eq!(all, Vec::<String>::new());
+}
+
+#[test]
+fn keys_of_a_machine_are_neither_made_nor_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = be_btrfs::Root::open(dir.path()).unwrap();
+    let lock = lock();
+    let withheld: Vec<_> = lock.withheld().collect();
+    assert_eq!(withheld, Vec::<&Entry>::new());
+    let missing = apply(&root, &lock.configuration).unwrap();
+    assert_eq!(missing, Vec::<String>::new());
+    assert!(!dir.path().join("etc/portage/gnupg").exists());
 }
 
 #[test]

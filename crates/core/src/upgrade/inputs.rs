@@ -27,6 +27,9 @@ const FILE: &str = "@be/.bad.json";
 const MOST: usize = 20;
 
 pub(super) const CONFIGURATION: &str = "etc/portage";
+/// Keys of hosts, in [`CONFIGURATION`]. They are of one machine, and none of its configuration:
+/// getuto makes there a key of its own, and fetches the others again every day.
+pub(crate) const KEYS: &str = "gnupg";
 pub(super) const WORLD: [&str; 2] = ["var/lib/portage/world", "var/lib/portage/world_sets"];
 const REPOSITORIES: &str = "var/db/repos";
 const PACKAGES: &str = "var/db/pkg";
@@ -218,7 +221,7 @@ pub(crate) fn hex(hash: Sha256) -> String {
 pub(crate) fn configuration(root: &Root) -> Result<Vec<PathBuf>> {
     let dir = Path::new(CONFIGURATION);
     let mut found = files(root, dir)?;
-    found.retain(|path| !path.starts_with(dir.join("gnupg")));
+    found.retain(|path| !path.starts_with(dir.join(KEYS)));
     Ok(found)
 }
 
