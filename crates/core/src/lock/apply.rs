@@ -11,7 +11,7 @@ use super::owned::Owned;
 use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
 
 /// Make it so in the environment with this root, which nobody else works in. Of what the lock does
-/// not know, that stays which only its owner may read, and that which a package has installed: it
+/// not know, that stays which is private, and that which a package has installed: it
 /// goes with the package. Gives the paths of which the lock has no content
 /// and which are another, or not there.
 ///
@@ -66,7 +66,7 @@ fn put(dir: &Root, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
             }
         }
         Kind::File => {
-            let same = there.is_some_and(|e| e.sha256 == entry.sha256);
+            let same = there.is_some_and(|e| e.sha256.is_some() && e.sha256 == entry.sha256);
             match &entry.text {
                 _ if same => {}
                 Some(text) => dir.write_later(path, text.as_bytes(), mode)?,
@@ -104,7 +104,7 @@ mod tests {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [a, b] = dirs.each_ref().map(tempfile::TempDir::path);
         put(a, "make.conf", "a", 0o644);
-        put(b, "make.conf", "b", 0o640);
+        put(b, "make.conf", "b", 0o664);
         put(a, "package.use", "file", 0o644);
         put(b, "package.use/x/y", "deep", 0o644);
         put(a, "only/here", "x", 0o600);

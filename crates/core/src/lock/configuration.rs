@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
 use sha2::Digest;
 
-use super::{CONFIGURATION, Configuration, Entry, Inside, Kind, Mode, Sha256, Target, Withheld};
+use super::{
+    CONFIGURATION, Configuration, Entry, Inside, Kind, Mode, Sha256, Target, Withheld, secret,
+};
 use crate::upgrade::inputs::KEYS;
 
 /// A larger file is carried as its digest alone, in bytes.
@@ -35,7 +37,7 @@ pub(super) fn read(root: &Root) -> Result<Configuration> {
     let inside = CONFIGURATION.trim_start_matches('/');
     if root.is_dir(inside)? {
         let root = root.sub(inside)?;
-        list(&root, Path::new(""), &mut entries, 0)
+        list(&root, Path::new(""), true, &mut entries, 0)
             .with_context(|| format!("cannot read {CONFIGURATION}"))?;
     }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -43,7 +45,14 @@ pub(super) fn read(root: &Root) -> Result<Configuration> {
     Ok(Configuration { sha256, entries })
 }
 
-fn list(root: &Root, dir: &Path, entries: &mut Vec<Entry>, depth: usize) -> Result<()> {
+/// `public`: everybody may look into the directory.
+fn list(
+    root: &Root,
+    dir: &Path,
+    public: bool,
+    entries: &mut Vec<Entry>,
+    depth: usize,
+) -> Result<()> {
     anyhow::ensure!(depth < DEEP, "/{} is too deep", dir.display());
     for (name, _) in root.list(dir)? {
         let path = dir.join(&name);
@@ -54,20 +63,21 @@ fn list(root: &Root, dir: &Path, entries: &mut Vec<Entry>, depth: usize) -> Resu
         if HIDDEN.contains(&&*name) || name.starts_with("._cfg") || name.starts_with(".be-") {
             continue;
         }
-        let Some(entry) = entry(root, &path)? else {
+        let Some(entry) = entry(root, &path, public)? else {
             continue;
         };
         let is_dir = entry.kind == Kind::Directory;
+        let public = public && entry.mode.as_ref().is_none_or(|m| is_public(m.bits()));
         entries.push(entry);
         if is_dir {
-            list(root, &path, entries, depth + 1)?;
+            list(root, &path, public, entries, depth + 1)?;
         }
     }
     Ok(())
 }
 
 /// One of them; none if it is gone, or no path at all.
-pub(crate) fn entry(root: &Root, path: &Path) -> Result<Option<Entry>> {
+fn entry(root: &Root, path: &Path, public: bool) -> Result<Option<Entry>> {
     let shown = format!("{CONFIGURATION}/{}", path.to_string_lossy());
     let Ok(shown) = Inside::try_from(shown) else {
         return Ok(None);
@@ -99,7 +109,7 @@ pub(crate) fn entry(root: &Root, path: &Path) -> Result<Option<Entry>> {
             entry.kind = Kind::File;
             let content = root.read(path, MOST)?;
             entry.sha256 = Some(Sha256::new(&content));
-            match text(path, meta.mode, content) {
+            match text(path, public && is_public(meta.mode), content) {
                 Ok(text) => entry.text = Some(text),
                 Err(why) => entry.withheld = Some(why),
             }
@@ -109,9 +119,14 @@ pub(crate) fn entry(root: &Root, path: &Path) -> Result<Option<Entry>> {
     Ok(Some(entry))
 }
 
+/// Whether others than owner and group have a way to it.
+fn is_public(mode: u32) -> bool {
+    mode & 0o007 != 0
+}
+
 /// The content of a file that may be given to others.
-fn text(path: &Path, mode: u32, content: Vec<u8>) -> Result<String, Withheld> {
-    if mode & 0o077 == 0 {
+fn text(path: &Path, public: bool, content: Vec<u8>) -> Result<String, Withheld> {
+    if !public {
         return Err(Withheld::Private);
     }
     let most = match path.starts_with("savedconfig") {
@@ -121,23 +136,11 @@ fn text(path: &Path, mode: u32, content: Vec<u8>) -> Result<String, Withheld> {
     let is_large = content.len() as u64 > most;
     let text = String::from_utf8(content).map_err(|_| Withheld::Binary)?;
     match text {
-        text if has_secret(&text) => Err(Withheld::Private),
+        text if secret::is_in(&text) => Err(Withheld::Private),
         _ if is_large => Err(Withheld::Large),
         text if text.contains('\0') => Err(Withheld::Binary),
         text => Ok(text),
     }
-}
-
-/// Whether there is a key, or a password in an address.
-fn has_secret(text: &str) -> bool {
-    let has_password = |rest: &str| {
-        let end = rest.find(|c: char| c.is_whitespace() || "/\"'".contains(c));
-        let authority = &rest[..end.unwrap_or(rest.len())];
-        authority
-            .rsplit_once('@')
-            .is_some_and(|(who, _)| who.contains(':'))
-    };
-    text.contains("PRIVATE KEY-----") || text.split("://").skip(1).any(has_password)
 }
 
 /// One digest over all entries: the same if and only if they are, contents by their digests.
@@ -182,7 +185,11 @@ mod tests {
         let root = Root::open(dir.path()).unwrap();
         assert!(read(&root).unwrap().entries.is_empty());
         put(dir.path(), "make.conf", b"USE=\"a\"\n", 0o644);
-        put(dir.path(), "package.use/x", b"a/b c\n", 0o640);
+        put(dir.path(), "package.use/x", b"a/b c\n", 0o644);
+        put(dir.path(), "package.use/y", b"a/b c\n", 0o640);
+        put(dir.path(), "env/deep/x", b"x\n", 0o644);
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(dir.path().join("etc/portage/env"), closed).unwrap();
         put(dir.path(), "secret", b"token\n", 0o600);
         put(dir.path(), "gnupg/pubring", b"key\n", 0o644);
         put(dir.path(), "patches/gnupg/p", b"x\n", 0o644);
@@ -224,11 +231,13 @@ mod tests {
         assert_eq!(
             shown,
             [
+                "env/deep/x Private",
                 "key Private",
                 "large Large",
                 "make.conf text",
                 "make.profile",
                 "package.use/x text",
+                "package.use/y Private",
                 "patches/gnupg/p text",
                 "patches/p Binary",
                 "repos.conf/x Private",

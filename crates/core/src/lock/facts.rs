@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::Digest;
 
 use super::difference::{Change, Difference, Part};
-use super::{CONFIGURATION, Entry, Kind, Lock, Package, Sha256, settings};
+use super::{CONFIGURATION, Entry, Kind, Lock, Package, Sha256, Withheld, settings};
 
 /// All in which two locks differ, sorted by [`Part`] and name. What no build can give again is
 /// not compared: when something was built, and the number of a build; see LOCKS in be(8).
@@ -15,7 +15,8 @@ pub fn differences(a: &Lock, b: &Lock) -> Vec<Difference> {
 }
 
 /// Those [`differences`] that decide what a package that is built looks like. There are none if
-/// and only if both locks have the same [`Lock::configuration_digest`].
+/// and only if both locks have the same [`Lock::configuration_digest`]. The contents of private
+/// files are not among them: a lock for others has not even their digests.
 pub fn configuration_differences(a: &Lock, b: &Lock) -> Vec<Difference> {
     compare(&decisive(a), &decisive(b))
 }
@@ -89,6 +90,15 @@ enum Fact {
 
 fn decisive(lock: &Lock) -> Facts {
     let mut facts = facts(lock);
+    // Nobody is told of these what is in them, not even by a digest.
+    for entry in lock.configuration.entries() {
+        let key = (Part::Configuration, entry.path.to_string());
+        if let (Some(Withheld::Private), Some(Fact::File { sha256, .. })) =
+            (entry.withheld, facts.get_mut(&key))
+        {
+            *sha256 = None;
+        }
+    }
     facts.retain(|(part, what), fact| {
         if let (Part::Setting, Some(value)) = (part, fact.text()) {
             match settings::decisive(what, &value) {

@@ -26,6 +26,7 @@ mod owned;
 mod profile;
 mod read;
 mod repositories;
+mod secret;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -179,7 +180,7 @@ pub struct Entry {
     /// Where a link points to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// The digest of a file's content.
+    /// The digest of a file's content; that of a private one has none for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
     /// The content of a file, so that it can be made again.
@@ -208,7 +209,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Withheld {
-    /// Only its owner may read it, or it holds a key or a password.
+    /// Not everybody may read it, or it holds a key or a password.
     Private,
     /// It is no text.
     Binary,
@@ -271,13 +272,24 @@ pub struct Package {
 }
 
 impl Lock {
-    /// The same for everybody to read: with digests of the configuration and not its texts, and
+    /// The same for everybody to read: with digests of the configuration and not its texts, of
+    /// what is private without these, too, for a short password can be guessed by its digest, and
     /// without what is installed or wanted.
     pub fn for_others(mut self) -> Self {
-        for entry in &mut self.configuration.entries {
+        let mut entries: Vec<Entry> = self.configuration.entries().cloned().collect();
+        for entry in &mut entries {
             if entry.text.take().is_some() {
                 entry.withheld = Some(Withheld::Public);
             }
+            if entry.withheld == Some(Withheld::Private) {
+                entry.sha256 = None;
+            }
+        }
+        let sha256 = configuration::digest(&entries);
+        self.configuration = Configuration { sha256, entries };
+        for one in &mut self.repositories {
+            let uri = one.sync_uri.take();
+            one.sync_uri = uri.and_then(|uri| secret::without(&uri).try_into().ok());
         }
         self.world.clear();
         self.world_sets.clear();

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Entry, Kind, Lock, Schema, Sha256, configuration};
+use super::{Entry, Kind, Lock, Schema, Sha256, Withheld, configuration};
 
 /// Why a text is no lock; in one line, with the number of the line where that can be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +96,10 @@ impl Entry {
         if (self.kind == Kind::Link) != self.target.is_some() {
             return Err("a link has a target, and nothing else has");
         }
-        if (self.kind == Kind::File) != self.sha256.is_some() {
-            return Err("a file has a digest, and nothing else has");
+        let is_private = self.withheld == Some(Withheld::Private);
+        let has_digest = self.sha256.is_some();
+        if (self.kind == Kind::File) != (has_digest || is_private) {
+            return Err("a file has a digest, unless it is private, and nothing else has");
         }
         let Some(text) = &self.text else {
             return match self.kind == Kind::File && self.withheld.is_none() {

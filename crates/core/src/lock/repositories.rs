@@ -7,6 +7,7 @@ use be_portage::portageq::Configured;
 use sha2::Digest;
 
 use super::collect::Scene;
+use super::secret;
 use super::{Commit, Place, Repository, RepositoryName, Sha256, State};
 use crate::upgrade::inputs::{files, head, stamps};
 
@@ -35,7 +36,7 @@ pub(super) fn read(scene: &Scene<'_>, configured: &[Configured]) -> Result<Vec<R
             state: state(scene, &location)?,
             sync_uri: one
                 .get("sync-uri")
-                .and_then(|uri| without_password(uri).try_into().ok()),
+                .and_then(|uri| secret::without(uri).try_into().ok()),
             masters: names("masters"),
             eclass_overrides: names("eclass-overrides"),
             name,
@@ -43,17 +44,6 @@ pub(super) fn read(scene: &Scene<'_>, configured: &[Configured]) -> Result<Vec<R
         });
     }
     Ok(found)
-}
-
-/// An address that may be given to others.
-fn without_password(uri: &str) -> String {
-    let parts = uri.split_once("://").and_then(|(scheme, rest)| {
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (who, host) = authority.rsplit_once('@')?;
-        let (user, _password) = who.split_once(':')?;
-        Some(format!("{scheme}://{user}@{host}/{path}"))
-    });
-    parts.unwrap_or_else(|| uri.to_owned())
 }
 
 pub(crate) fn state(scene: &Scene<'_>, location: &Place) -> Result<State> {
@@ -113,22 +103,4 @@ fn is_modified(scene: &Scene<'_>, location: &Place) -> Option<bool> {
     let (code, output) = scene.ask(command).ok()?;
     // What is printed besides belongs to a failure.
     (code == 0).then(|| !output.trim().is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_stays_where_it_is() {
-        for (uri, shown) in [
-            ("https://me:secret@host/x.git", "https://me@host/x.git"),
-            ("https://me@host:8080/x.git", "https://me@host:8080/x.git"),
-            ("git@host:x.git", "git@host:x.git"),
-            ("rsync://host/gentoo", "rsync://host/gentoo"),
-            ("file:///srv/a:b@c", "file:///srv/a:b@c"),
-        ] {
-            assert_eq!(without_password(uri), shown);
-        }
-    }
 }

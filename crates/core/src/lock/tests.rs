@@ -154,6 +154,28 @@ fn what_no_build_can_give_again_is_no_difference() {
 }
 
 #[test]
+fn what_is_private_is_published_without_its_digest() {
+    let mut own = lock();
+    let at_conf = at(&mut own, "make.conf");
+    (at_conf.text, at_conf.withheld) = (None, Some(Withheld::Private));
+    let uri = "https://TOKEN@example.org/x".to_owned();
+    own.repositories[0].sync_uri = uri.try_into().ok();
+    let text = own.clone().for_others().to_text().unwrap();
+    let published = Lock::parse(&text).unwrap();
+    let digest = at(&mut own, "make.conf").sha256.clone().unwrap();
+    assert!(!text.contains("TOKEN") && !text.contains("gnupg"));
+    assert!(!text.contains(&*digest));
+    assert_eq!(published.clone().for_others(), published);
+    // The two agree, and still do when only the secret is another.
+    assert_eq!(configuration_differences(&published, &own), []);
+    at(&mut own, "make.conf").sha256 = Some(Sha256::new(b"x"));
+    assert_eq!(configuration_differences(&published, &own), []);
+    assert_eq!(published.configuration_digest(), own.configuration_digest());
+    // What is private in one alone is another file.
+    assert_ne!(configuration_differences(&published, &lock()), []);
+}
+
+#[test]
 fn keys_of_a_machine_are_neither_made_nor_missed() {
     let dir = tempfile::tempdir().unwrap();
     let root = be_btrfs::Root::open(dir.path()).unwrap();

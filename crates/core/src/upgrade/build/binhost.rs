@@ -270,12 +270,15 @@ impl Binhost {
     }
 
     /// Publish what the packages are built with; gives the digest of that document. One that says
-    /// the same is left as it is.
+    /// the same is left as it is, unless it says more than others may know.
     fn publish_lock(&self) -> Result<Option<String>> {
         let Ok(new) = self.packages.read_to_string(LOCK_FILE, MAX_INDEX) else {
             return Ok(None);
         };
-        let digest = |text: &str| Lock::parse(text).ok().map(|l| l.configuration_digest());
+        let digest = |text: &str| {
+            let lock = Lock::parse(text).ok()?;
+            (lock.clone().for_others() == lock).then(|| lock.configuration_digest())
+        };
         let old = self.dir.read_to_string(LOCK_FILE, MAX_INDEX).ok();
         if let Some(old) = old.filter(|old| digest(old).is_some_and(|d| Some(d) == digest(&new))) {
             return Ok(Some(Sha256::new(old.as_bytes()).to_string()));
