@@ -360,6 +360,15 @@ fn what_cannot_be_had_or_must_not_be_is_refused_before_anything_is_built() -> Re
     refused(&gone, 3, &[&nowhere, "gentoo", "cannot be had"])?;
     let dirty = text.replace("\"modified\": false", "\"modified\": true");
     refused(&dirty, 3, &["recorded with changes"])?;
+    let mut published = value.clone();
+    for part in ["packages", "world", "world_sets"] {
+        published[part] = Value::Array(Vec::new());
+    }
+    refused(
+        &published.to_string(),
+        3,
+        &["only for comparing", "no packages"],
+    )?;
     let later = text.replace("be-lock/v1", "be-lock/v2");
     refused(&later, 3, &["be-lock/v1", "line 2"])?;
     refused(&text[..200], 3, &["EOF", "line"])?;

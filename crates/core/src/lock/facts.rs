@@ -9,8 +9,12 @@ use super::difference::{Change, Difference, Part};
 use super::{CONFIGURATION, Entry, Kind, Lock, Package, Sha256, Withheld, settings};
 
 /// All in which two locks differ, sorted by [`Part`] and name. What no build can give again is
-/// not compared: when something was built, and the number of a build; see LOCKS in be(8).
+/// not compared: when something was built, and the number of a build; see LOCKS in be(8). With a
+/// lock [for others](Lock::for_others), which has no more, the [`configuration_differences`].
 pub fn differences(a: &Lock, b: &Lock) -> Vec<Difference> {
+    if a.is_for_others() || b.is_for_others() {
+        return configuration_differences(a, b);
+    }
     compare(&facts(a), &facts(b))
 }
 

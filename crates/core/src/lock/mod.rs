@@ -298,6 +298,11 @@ impl Lock {
         self
     }
 
+    /// It is one [for others](Self::for_others): to compare with, and nothing to build from.
+    pub fn is_for_others(&self) -> bool {
+        self.packages.is_empty()
+    }
+
     /// The text of the document.
     ///
     /// # Errors

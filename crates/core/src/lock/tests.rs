@@ -176,6 +176,21 @@ fn what_is_private_is_published_without_its_digest() {
 }
 
 #[test]
+fn with_a_published_lock_only_the_configuration_is_compared() {
+    let published = lock().for_others();
+    assert!(published.is_for_others() && !lock().is_for_others());
+    let mut own = lock();
+    assert_eq!(differences(&published, &own), []);
+    own.world.clear();
+    own.settings.insert("CFLAGS".into(), "-O3".into());
+    let told: Vec<String> = differences(&published, &own)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["CFLAGS: \"-O2 -pipe\" -> \"-O3\""]);
+}
+
+#[test]
 fn keys_of_a_machine_are_neither_made_nor_missed() {
     let dir = tempfile::tempdir().unwrap();
     let root = be_btrfs::Root::open(dir.path()).unwrap();

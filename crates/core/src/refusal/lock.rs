@@ -15,6 +15,8 @@ pub enum NoLock {
     Manager { manager: String },
     /// The file is no lock.
     Bad { file: PathBuf, why: String },
+    /// It is one that `be build` has published, and has no packages.
+    ForOthers { name: EnvName },
     /// What was remembered of it is gone.
     Forgotten { name: EnvName },
     /// It is of another kind of machine.
@@ -45,6 +47,11 @@ impl NoLock {
             Self::Manager { .. } => "be upgrade without --lock upgrades it".into(),
             Self::NotPortage { .. } => "be diff compares the packages of any environments".into(),
             Self::Bad { .. } => "be lock ENV >FILE makes one".into(),
+            Self::ForOthers { .. } => {
+                "make one to build from on that machine: be lock >FILE; be diff --lock compares \
+                 with this one"
+                    .into()
+            }
             Self::Forgotten { name } => {
                 format!("be destroy {name}, then begin again: be upgrade --lock FILE")
             }
@@ -82,6 +89,11 @@ impl fmt::Display for NoLock {
                 "an environment is made from a lock by Portage, and not by {manager}"
             ),
             Self::Bad { file, why } => write!(f, "{} is no lock: {why}", file.display()),
+            Self::ForOthers { name } => write!(
+                f,
+                "the lock of {name} is only for comparing: it has no packages and no world, as be \
+                 build publishes it"
+            ),
             Self::Forgotten { name } => write!(f, "the lock that {name} is built from is gone"),
             Self::Machine { wanted, here } => write!(
                 f,

@@ -25,6 +25,10 @@ const MOST: usize = 100 << 10;
 
 /// What can be seen of a lock before anything is done: what forbids to build from it.
 pub(super) fn check(inv: &Inventory, lock: &Lock) -> Result<(), Refusal> {
+    if lock.is_for_others() {
+        let name = lock.environment.clone();
+        return Err(Refusal::NoLock(NoLock::ForOthers { name }));
+    }
     let shared = layout::shared(&inv.system);
     let places = lock.repositories.iter().map(|one| &*one.location);
     for place in places.chain([CONFIGURATION, WORLD]) {

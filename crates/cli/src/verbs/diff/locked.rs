@@ -26,6 +26,9 @@ pub fn run(file: &Path, env: Option<&Named>, ctx: &mut Context) -> Result<Outcom
         true => format!("nothing differs: {to} is as {from} says\n"),
         false => render(&differences, &wanted, &found, &from, &to),
     };
+    let note = wanted.is_for_others().then(|| {
+        format!("{from} is published for comparing the configuration: it has nothing else")
+    });
     let of = |found: &Lock| json!({ "configuration_digest": found.configuration_digest() });
     Ok(Outcome::new(json!({
         "from": from,
@@ -36,7 +39,8 @@ pub fn run(file: &Path, env: Option<&Named>, ctx: &mut Context) -> Result<Outcom
         "configuration_same": wanted.configuration_digest() == found.configuration_digest(),
         "differences": differences.iter().map(document).collect::<Vec<_>>(),
     }))
-    .text(clean(&text)))
+    .text(clean(&text))
+    .notes(note))
 }
 
 /// A difference for programs, with what a person is told of it.
