@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
-use be_core::lock::{self, Lock};
+use be_core::lock::{self, CONFIGURATION, Entry, Lock};
 use be_core::name::EnvName;
 use be_core::refusal::{NoLock, Refusal};
 use serde_json::json;
@@ -40,18 +40,29 @@ pub fn run(args: &Args, ctx: &mut Context) -> Result<Outcome> {
         true => lock::current(&ctx.session, &inv, env, ctx.now)?,
         false => lock::of(&ctx.session, &inv, env, ctx.now)?,
     };
-    let withheld: Vec<String> = lock.withheld().map(|e| e.path.to_string()).collect();
-    let note = (!withheld.is_empty()).then(|| {
-        format!(
+    let (links, files): (Vec<_>, Vec<_>) = lock.withheld().partition(|e| e.leads_out());
+    let paths = |all: Vec<&Entry>| {
+        let paths = all.iter().map(|e| e.path.to_string());
+        paths.collect::<Vec<_>>().join(", ")
+    };
+    let mut notes = Vec::new();
+    if !files.is_empty() {
+        notes.push(format!(
             "of these the lock has no content, only a digest: {}",
-            withheld.join(", ")
-        )
-    });
+            paths(files)
+        ));
+    }
+    if !links.is_empty() {
+        notes.push(format!(
+            "these are links to what is outside of {CONFIGURATION} and not in the lock: {}",
+            paths(links)
+        ));
+    }
     let digest = lock.configuration_digest();
     Ok(
         Outcome::new(json!({ "lock": lock, "configuration_digest": digest }))
             .text(lock.to_text()?)
-            .notes(note),
+            .notes(notes),
     )
 }
 

@@ -13,7 +13,7 @@ use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
 /// Make it so in the environment with this root, which nobody else works in. Of what the lock does
 /// not know, that stays which is private, and that which a package has installed: it
 /// goes with the package. Gives the paths of which the lock has no content
-/// and which are another, or not there.
+/// and which are another, or not there, and links that lead out, to what may be anything here.
 ///
 /// # Errors
 /// Something cannot be written.
@@ -64,6 +64,7 @@ fn put(dir: &Root, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
                 dir.take_away(path)?;
                 dir.symlink(target, path)?;
             }
+            return Ok(!entry.leads_out());
         }
         Kind::File => {
             let same = there.is_some_and(|e| e.sha256.is_some() && e.sha256 == entry.sha256);
@@ -162,7 +163,8 @@ mod tests {
         symlink("/../../../victim", other.path().join("etc/portage/out")).unwrap();
         let wanted = configuration::read(&Root::open(other.path()).unwrap()).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        apply(&root, &wanted).unwrap();
+        // They are told.
+        assert_eq!(apply(&root, &wanted).unwrap(), ["/etc/portage/out"]);
         assert_eq!(configuration::read(&root).unwrap(), wanted);
         assert_eq!(fs::read_to_string(outside.join("x")).unwrap(), "mine");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);

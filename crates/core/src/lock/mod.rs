@@ -34,7 +34,7 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
@@ -317,10 +317,32 @@ impl Lock {
         facts::digest(self)
     }
 
-    /// Files of /etc/portage of which the lock has only the digest.
+    /// What is in /etc/portage without its content here: files of which the lock has only the
+    /// digest, and links [that lead out](Entry::leads_out).
     pub fn withheld(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.configuration.entries();
-        entries.filter(|e| e.kind == Kind::Other || e.withheld.is_some())
+        entries.filter(|e| e.kind == Kind::Other || e.withheld.is_some() || e.leads_out())
+    }
+}
+
+impl Entry {
+    /// It is a link to what is not in /etc/portage, and so not in the lock; that of the profile
+    /// leads to a repository.
+    pub fn leads_out(&self) -> bool {
+        let Some(target) = &self.target else {
+            return false;
+        };
+        let link = Path::new(&*self.path);
+        let own = Path::new(CONFIGURATION);
+        let mut to = PathBuf::new();
+        for part in link.parent().unwrap_or(own).join(&**target).components() {
+            match part {
+                Component::ParentDir => drop(to.pop()),
+                Component::CurDir => {}
+                part => to.push(part),
+            }
+        }
+        link != own.join("make.profile") && !to.starts_with(own)
     }
 }
 

@@ -191,6 +191,35 @@ fn with_a_published_lock_only_the_configuration_is_compared() {
 }
 
 #[test]
+fn what_a_link_leads_to_outside_is_named() {
+    let of = |path: &str, target: &str| {
+        let mut lock = lock();
+        let entry = at(&mut lock, "make.profile");
+        entry.path = format!("/etc/portage/{path}").try_into().unwrap();
+        entry.target = target.to_owned().try_into().ok();
+        lock.withheld().count() == 1
+    };
+    for (path, target, out) in [
+        ("make.conf", "/srv/conf/make.conf", true),
+        ("package.use", "../../srv/conf/package.use", true),
+        ("env/x", "../../x", true),
+        ("env/make.profile", "/srv/x", true),
+        ("make.conf", "/etc/portage/../x", true),
+        ("make.conf", "/etc/portage.d/x", true),
+        ("env/x", "../make.conf", false),
+        ("make.conf", "/etc/portage/own/./make.conf", false),
+        ("make.conf", "/etc/../etc/portage/own", false),
+        (
+            "make.profile",
+            "../../var/db/repos/gentoo/profiles/x",
+            false,
+        ),
+    ] {
+        assert_eq!(of(path, target), out, "{path} -> {target}");
+    }
+}
+
+#[test]
 fn keys_of_a_machine_are_neither_made_nor_missed() {
     let dir = tempfile::tempdir().unwrap();
     let root = be_btrfs::Root::open(dir.path()).unwrap();
