@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use be_btrfs::Root;
 
+use super::accounts::Known;
 use super::owned::Owned;
 use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
 
@@ -30,8 +31,7 @@ pub(crate) fn apply(root: &Root, wanted: &Configuration) -> Result<Vec<String>> 
         Some(other) => other.kind != entry.kind,
         None => entry.withheld != Some(Withheld::Private),
     };
-    let unknown = is.iter().any(|(path, e)| goes(path, e));
-    let owned = match unknown {
+    let owned = match is.iter().any(|(path, e)| goes(path, e)) {
         true => Owned::read(root)?,
         false => Owned::default(),
     };
@@ -42,22 +42,28 @@ pub(crate) fn apply(root: &Root, wanted: &Configuration) -> Result<Vec<String>> 
         }
     }
     let mut missing = Vec::new();
+    let known = Known::read(root)?;
     for (path, entry) in &to_be {
         let there = is.get(path).filter(|e| e.kind == entry.kind).copied();
-        if !put(&dir, entry, there).with_context(what)? {
+        if !put(&dir, &known, entry, there).with_context(what)? {
             missing.push((*path).to_owned());
         }
+        missing.extend(unknown(&known, entry));
     }
     Ok(missing)
 }
 
 /// Make one as it is to be; false if its content is not known and not there.
-fn put(dir: &Root, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
+fn put(dir: &Root, known: &Known, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
     let path = relative(&entry.path);
     let mode = entry.mode.as_ref().map_or(0o644, |mode| mode.bits());
     match entry.kind {
-        Kind::Directory if there.is_none() => dir.mkdir(path, mode)?,
-        Kind::Directory => dir.chmod(path, mode)?,
+        Kind::Directory => {
+            if there.is_none() {
+                dir.mkdir(path, mode)?;
+            }
+            allow(dir, known, entry, mode)?;
+        }
         Kind::Link => {
             let target = entry.target.as_deref().unwrap_or_default();
             if there.and_then(|e| e.target.as_deref()) != Some(target) {
@@ -73,11 +79,36 @@ fn put(dir: &Root, entry: &Entry, there: Option<&Entry>) -> Result<bool> {
                 Some(text) => dir.write_later(path, text.as_bytes(), mode)?,
                 None => return Ok(false),
             }
-            dir.chmod(path, mode)?;
+            allow(dir, known, entry, mode)?;
         }
         Kind::Other => return Ok(false),
     }
     Ok(true)
+}
+
+/// Give it to whom it is to belong, as far as they are known here, with these permissions: no
+/// others may have them.
+fn allow(dir: &Root, known: &Known, entry: &Entry, mode: u32) -> Result<()> {
+    let path = relative(&entry.path);
+    let meta = dir.lstat(path)?;
+    let uid = known.users.number(entry.owner.as_ref()).unwrap_or(0);
+    let gid = known.groups.number(entry.group.as_ref()).unwrap_or(0);
+    if (meta.uid, meta.gid) != (uid, gid) {
+        dir.chown(path, uid, gid)?;
+    }
+    Ok(dir.chmod(path, mode)?)
+}
+
+/// That somebody is not known here.
+fn unknown(known: &Known, entry: &Entry) -> Option<String> {
+    let user = known.users.number(entry.owner.as_ref()).is_none();
+    let group = known.groups.number(entry.group.as_ref()).is_none();
+    let names = [entry.owner.as_ref(), entry.group.as_ref()];
+    let names = names.iter().zip([user, group]).filter(|(_, is)| *is);
+    let names: Vec<&str> = names
+        .filter_map(|(name, _)| Some(&***name.as_ref()?))
+        .collect();
+    (!names.is_empty()).then(|| format!("{} (no {} here)", entry.path, names.join(", ")))
 }
 
 /// A path of a lock from /etc/portage on.
@@ -145,6 +176,38 @@ mod tests {
         let files = now.entries.iter().filter(|e| e.kind == Kind::File);
         let files: Vec<&str> = files.map(|e| &*e.path).collect();
         assert_eq!(files, ["/etc/portage/make.conf", saved]);
+    }
+
+    #[test]
+    fn whom_it_belongs_to_goes_by_name() {
+        let ours = fs::metadata("/proc/self").unwrap();
+        if std::os::unix::fs::MetadataExt::uid(&ours) != 0 {
+            return; // Only root can give files away.
+        }
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let [a, b, c] = dirs.each_ref().map(tempfile::TempDir::path);
+        for (dir, gid) in [(a, 250), (b, 251), (c, 0)] {
+            put(dir, "make.conf", "x", 0o644);
+            let line = format!("portage::{gid}:\n");
+            let known = if gid == 0 { "" } else { &line };
+            fs::write(dir.join("etc/group"), format!("root::0:\n{known}")).unwrap();
+        }
+        put(a, "patches/p", "x", 0o644);
+        let patches = a.join("etc/portage/patches");
+        fs::set_permissions(&patches, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&patches, Some(1234), Some(250)).unwrap();
+        let [a, b, c] = [a, b, c].map(|dir| Root::open(dir).unwrap());
+        let wanted = configuration::read(&a).unwrap();
+        let entry = &wanted.entries[1];
+        let names = [&entry.owner, &entry.group].map(|name| name.as_deref());
+        assert_eq!(names, [Some("1234"), Some("portage")]);
+        assert_eq!(apply(&b, &wanted).unwrap(), Vec::<String>::new());
+        assert_eq!(configuration::read(&b).unwrap(), wanted);
+        let meta = b.lstat("etc/portage/patches").unwrap();
+        assert_eq!((meta.uid, meta.gid, meta.mode & 0o7777), (1234, 251, 0o755));
+        let told = "/etc/portage/patches (no portage here)";
+        assert_eq!(apply(&c, &wanted).unwrap(), [told]);
+        assert_ne!(configuration::read(&c).unwrap().sha256, wanted.sha256);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use be_btrfs::{FileType, Root};
 use sha2::Digest;
 
+use super::accounts::Known;
 use super::{
     CONFIGURATION, Configuration, Entry, Inside, Kind, Mode, Sha256, Target, Withheld, secret,
 };
@@ -36,8 +37,9 @@ pub(super) fn read(root: &Root) -> Result<Configuration> {
     let mut entries = Vec::new();
     let inside = CONFIGURATION.trim_start_matches('/');
     if root.is_dir(inside)? {
+        let known = Known::read(root)?;
         let root = root.sub(inside)?;
-        list(&root, Path::new(""), true, &mut entries, 0)
+        list(&root, &known, Path::new(""), true, &mut entries, 0)
             .with_context(|| format!("cannot read {CONFIGURATION}"))?;
     }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -48,6 +50,7 @@ pub(super) fn read(root: &Root) -> Result<Configuration> {
 /// `public`: everybody may look into the directory.
 fn list(
     root: &Root,
+    known: &Known,
     dir: &Path,
     public: bool,
     entries: &mut Vec<Entry>,
@@ -63,21 +66,21 @@ fn list(
         if HIDDEN.contains(&&*name) || name.starts_with("._cfg") || name.starts_with(".be-") {
             continue;
         }
-        let Some(entry) = entry(root, &path, public)? else {
+        let Some(entry) = entry(root, known, &path, public)? else {
             continue;
         };
         let is_dir = entry.kind == Kind::Directory;
         let public = public && entry.mode.as_ref().is_none_or(|m| is_public(m.bits()));
         entries.push(entry);
         if is_dir {
-            list(root, &path, public, entries, depth + 1)?;
+            list(root, known, &path, public, entries, depth + 1)?;
         }
     }
     Ok(())
 }
 
 /// One of them; none if it is gone, or no path at all.
-fn entry(root: &Root, path: &Path, public: bool) -> Result<Option<Entry>> {
+fn entry(root: &Root, known: &Known, path: &Path, public: bool) -> Result<Option<Entry>> {
     let shown = format!("{CONFIGURATION}/{}", path.to_string_lossy());
     let Ok(shown) = Inside::try_from(shown) else {
         return Ok(None);
@@ -91,6 +94,8 @@ fn entry(root: &Root, path: &Path, public: bool) -> Result<Option<Entry>> {
         path: shown,
         kind: Kind::Other,
         mode: Some(Mode::new(meta.mode)),
+        owner: known.users.name(meta.uid),
+        group: known.groups.name(meta.gid),
         target: None,
         sha256: None,
         text: None,
@@ -103,6 +108,7 @@ fn entry(root: &Root, path: &Path, public: bool) -> Result<Option<Entry>> {
             let target = root.readlink(path)?.to_string_lossy().into_owned();
             if let Ok(target) = Target::try_from(target) {
                 (entry.kind, entry.mode, entry.target) = (Kind::Link, None, Some(target));
+                (entry.owner, entry.group) = (None, None);
             }
         }
         FileType::File => {
@@ -156,7 +162,12 @@ pub(super) fn digest(entries: &[Entry]) -> Sha256 {
         let mode = entry.mode.as_deref().unwrap_or_default();
         let target = entry.target.as_deref().unwrap_or_default();
         let content = entry.sha256.as_deref().unwrap_or_default();
-        for part in [&*entry.path, kind, mode, target, content] {
+        let mut parts = vec![&*entry.path, kind, mode, target, content];
+        // No path is called so: what they begin cannot be another entry.
+        for (key, account) in [("owner", &entry.owner), ("group", &entry.group)] {
+            parts.extend(account.iter().flat_map(|name| [key, name]));
+        }
+        for part in parts {
             // No name can end in what another begins with.
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);

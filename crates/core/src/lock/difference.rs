@@ -79,6 +79,13 @@ pub enum Change {
         /// In the second.
         to: String,
     },
+    /// It belongs to somebody else, `USER:GROUP`.
+    Owner {
+        /// In the first.
+        from: String,
+        /// In the second.
+        to: String,
+    },
     /// A link points elsewhere.
     Target {
         /// In the first.
@@ -139,6 +146,7 @@ impl fmt::Display for Difference {
             Change::Content => write!(f, "{subject}: content"),
             Change::Kind { from, to } => write!(f, "{subject}: {from} -> {to}"),
             Change::Mode { from, to } => write!(f, "{subject}: mode {from} -> {to}"),
+            Change::Owner { from, to } => write!(f, "{subject}: owner {from} -> {to}"),
             Change::Target { from, to } => write!(f, "{subject}: link to {from} -> {to}"),
             Change::Use {
                 package,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::Digest;
 
 use super::difference::{Change, Difference, Part};
-use super::{CONFIGURATION, Entry, Kind, Lock, Package, Sha256, Withheld, settings};
+use super::{Account, CONFIGURATION, Entry, Kind, Lock, Package, Sha256, Withheld, settings};
 
 /// All in which two locks differ, sorted by [`Part`] and name. What no build can give again is
 /// not compared: when something was built, and the number of a build; see LOCKS in be(8). With a
@@ -80,6 +80,9 @@ enum Fact {
     File {
         kind: &'static str,
         mode: Option<String>,
+        /// `USER:GROUP`; none of root alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
         target: Option<String>,
         sha256: Option<String>,
     },
@@ -192,7 +195,11 @@ fn setting(name: &str, value: &str) -> Fact {
 
 fn file(entry: &Entry) -> Fact {
     let text = |word: Option<&str>| word.map(str::to_owned);
+    let root = |name: &Option<Account>| name.as_deref().unwrap_or("root").to_owned();
+    let is_of_root = entry.owner.is_none() && entry.group.is_none();
+    let owner = || format!("{}:{}", root(&entry.owner), root(&entry.group));
     Fact::File {
+        owner: (!is_of_root).then(owner),
         kind: match entry.kind {
             Kind::File => "a file",
             Kind::Directory => "a directory",
@@ -284,12 +291,14 @@ fn changes_of_file(a: &Fact, b: &Fact) -> Vec<Change> {
         Fact::File {
             kind,
             mode,
+            owner,
             target,
             sha256,
         },
         Fact::File {
             kind: kind2,
             mode: mode2,
+            owner: owner2,
             target: target2,
             sha256: sha2562,
         },
@@ -313,6 +322,11 @@ fn changes_of_file(a: &Fact, b: &Fact) -> Vec<Change> {
     if mode != mode2 {
         let (from, to) = (word(mode), word(mode2));
         found.push(Change::Mode { from, to });
+    }
+    if owner != owner2 {
+        let name = |owner: &Option<String>| owner.as_deref().unwrap_or("root:root").to_owned();
+        let (from, to) = (name(owner), name(owner2));
+        found.push(Change::Owner { from, to });
     }
     found
 }

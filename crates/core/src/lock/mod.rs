@@ -17,6 +17,7 @@
 //! takes a package, and, where it is another, ask which differences there are and decide by
 //! their [`Part`]: refuse, follow, or go on. All of it is pure; it reads nothing.
 
+mod accounts;
 mod apply;
 mod collect;
 mod configuration;
@@ -51,8 +52,8 @@ pub use facts::{configuration_differences, decides, deviations, differences};
 pub use read::BadLock;
 pub(crate) use repositories::state;
 pub use words::{
-    CONFIGURATION, Commit, Cpv, Flags, Inside, Mode, Place, RepositoryName, Schema, Sha256, Slot,
-    Target, Uri, Word,
+    Account, CONFIGURATION, Commit, Cpv, Flags, Inside, Mode, Place, RepositoryName, Schema,
+    Sha256, Slot, Target, Uri, Word,
 };
 
 /// The format. Every change of it has another number: a `be` that does not know a field would
@@ -177,6 +178,12 @@ pub struct Entry {
     /// Its permissions; those of a link say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// Whom it belongs to, if that is not root; that of a link says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Account>,
+    /// The group, if that is not root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Account>,
     /// Where a link points to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,

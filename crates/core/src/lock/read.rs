@@ -96,6 +96,9 @@ impl Entry {
         if (self.kind == Kind::Link) != self.target.is_some() {
             return Err("a link has a target, and nothing else has");
         }
+        if self.kind == Kind::Link && (self.owner.is_some() || self.group.is_some()) {
+            return Err("a link has no owner here");
+        }
         let is_private = self.withheld == Some(Withheld::Private);
         let has_digest = self.sha256.is_some();
         if (self.kind == Kind::File) != (has_digest || is_private) {

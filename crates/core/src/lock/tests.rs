@@ -32,7 +32,7 @@ fn at<'a>(lock: &'a mut Lock, path: &str) -> &'a mut Entry {
 #[test]
 fn every_difference_is_one_line() {
     type Case = (fn(&mut Lock), &'static [&'static str], bool);
-    let cases: [Case; 17] = [
+    let cases: [Case; 18] = [
         (|_| {}, &[], false),
         (
             |l| l.repositories[0].state = State::Missing,
@@ -62,6 +62,11 @@ fn every_difference_is_one_line() {
         (
             |l| at(l, "make.conf").mode = Some(Mode::new(0o640)),
             &["/etc/portage/make.conf: mode 0644 -> 0640"],
+            true,
+        ),
+        (
+            |l| at(l, "package.use").group = "portage".to_owned().try_into().ok(),
+            &["/etc/portage/package.use: owner root:root -> root:portage"],
             true,
         ),
         (

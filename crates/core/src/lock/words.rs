@@ -112,6 +112,8 @@ words! {
     Mode is "permissions in four octal digits" if |text| {
         text.len() == 4 && text.bytes().all(|b| (b'0'..=b'7').contains(&b))
     };
+    /// The name of a user or a group; the number of one that has no name.
+    Account is "the name of a user or a group" if |text| is_word(text) && !text.contains(':');
     /// The target of a link; it is text, and nothing that `be` follows.
     Target is "the target of a link" if |text| !text.is_empty() && !text.contains('\0');
     /// The version of the format.
