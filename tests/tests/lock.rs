@@ -282,6 +282,53 @@ fn the_same_lock_gives_the_same_on_another_machine() -> Result<()> {
     nothing_differs(&other, &file)
 }
 
+/// As savedconfig.eclass does.
+const SAVED: &str = "EAPI=8\nDESCRIPTION=x\nS=\"${WORKDIR}\"\nSLOT=0\nLICENSE=MIT\n\
+    KEYWORDS=amd64\n\
+    src_install() {\n\tinsinto /etc/portage/savedconfig/${CATEGORY}\n\
+    \techo CONFIG_PASSWD=y >\"${T}\"/${PF} || die\n\tdoins \"${T}\"/${PF}\n}\n";
+
+#[test]
+#[ignore = "needs root, loop devices and the lab"]
+fn what_packages_and_the_machine_write_is_no_deviation() -> Result<()> {
+    let system = System::adopted_lab()?;
+    release(&system, 1, &[("app-misc/saved/saved-1.ebuild", SAVED)])?;
+    system.set_world(&["app-misc/hello", "app-misc/saved"])?;
+    system.write("/etc/portage/gnupg/pubring.kbx", "first")?;
+    sh(
+        &system,
+        "mkdir /etc/portage/{env,patches}; ln -s /srv/conf/x /etc/portage/env/x; \
+         chgrp portage /etc/portage/patches; chmod 750 /etc/portage/patches",
+    )?;
+    system.be.run(&["upgrade", "made"]).done();
+    let out = system.be.run(&["lock", "made"]).done();
+    let out = out.says(&["outside of /etc/portage", "/etc/portage/env/x"]);
+    let text = out.stdout.clone();
+    let value: Value = serde_json::from_str(&text)?;
+    let saved = "/etc/portage/savedconfig/app-misc/saved-1";
+    let content = &entry(&value, saved).context("no entry")?["text"];
+    ensure!(content == "CONFIG_PASSWD=y\n", "{content}");
+    let patches = entry(&value, "/etc/portage/patches").context("no entry")?;
+    ensure!(patches["group"] == "portage", "{patches}");
+    ensure!(!text.contains("gnupg"), "{text}");
+    // The next day gpg has written to its directory.
+    let keys = system.env("made", "/etc/portage/gnupg/pubring.kbx");
+    std::fs::write(keys, "second")?;
+    let file = file(&system, &text)?;
+    let told = system.be.run(&["diff", "--lock", &file, "made"]).done();
+    ensure!(
+        told.stdout.starts_with("nothing differs"),
+        "{}",
+        told.stdout
+    );
+    sh(&system, "rm -r /etc/portage/{env,patches}")?;
+    let out = system.be.run(&["upgrade", "--lock", &file, "same"]).done();
+    ensure!(out.stderr.contains("/etc/portage/env/x"), "{}", out.stderr);
+    let keys = system.env("same", "/etc/portage/gnupg/pubring.kbx");
+    ensure!(std::fs::read_to_string(keys)? == "first");
+    nothing_differs(&system, &file)
+}
+
 #[test]
 #[ignore = "needs root, loop devices and the lab"]
 fn every_deviation_from_a_lock_is_named() -> Result<()> {
