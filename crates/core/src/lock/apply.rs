@@ -12,9 +12,9 @@ use super::owned::Owned;
 use super::{CONFIGURATION, Configuration, Entry, Kind, Withheld, configuration};
 
 /// Make it so in the environment with this root, which nobody else works in. Of what the lock does
-/// not know, that stays which is private, and that which a package has installed: it
-/// goes with the package. Gives the paths of which the lock has no content
-/// and which are another, or not there, and links that lead out, to what may be anything here.
+/// not know, that stays which is private, and that which a package has installed: it goes with the
+/// package. Gives the paths of which the lock has no content and which are another, or not there;
+/// links that lead out, to what may be anything here; and what belongs to somebody unknown here.
 ///
 /// # Errors
 /// Something cannot be written.
