@@ -111,11 +111,20 @@ fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
     done.says(&["another configuration than new", "flag-of-mine"]);
     ensure!(told.be.run(&["log", "new"]).stdout.contains("flag-of-mine"));
 
-    // An older state of the repository: it goes to that of the host.
+    // An older state of the repository: it goes to that of the host, which has no say in where
+    // that is and whom it comes from.
+    let lock = farm.read(&format!("{DIR}/be-lock.json"))?;
+    let elsewhere = lock
+        .replace("\"/var/db/repos/gentoo\"", "\"/root/elsewhere\"")
+        .replace("/srv/lab/gentoo.git", "/srv/lab/elsewhere.git");
+    ensure!(elsewhere.matches("/elsewhere").count() == 2, "{lock}");
+    farm.write(&format!("{DIR}/be-lock.json"), elsewhere)?;
     let behind = client("binhost_differs = \"rebase\"\n")?;
     let done = behind.be.run(&["upgrade", "new"]).done();
     done.says(&["repository gentoo goes to the state of the host"]);
     assert!(is_installed(&behind.env("new", ""), "app-misc/hello-2"));
+    assert!(!behind.env("new", "root/elsewhere").exists());
+    farm.write(&format!("{DIR}/be-lock.json"), lock)?;
     what_is_published_meanwhile_is_taken(&farm)
 }
 

@@ -127,6 +127,10 @@ fn a_bad_one_is_built(
     newest(&system)?;
     system.write("/etc/portage/binrepos.conf", repos)?;
     system.append("/etc/portage/make.conf", "PORTAGE_TRUST_HELPER=\"true\"\n")?;
+    // Another host in the way of old: Portage keeps what it fetches elsewhere then, and forgets of
+    // which host it was, if the section does not say where.
+    let old = "PORTAGE_BINHOST=\"http://127.0.0.1:9\"\n";
+    system.append("/etc/portage/make.conf", old)?;
     trust(&system, farm, key)?;
     let done = system.be.run(&["upgrade", "new"]).done();
     let sources = system.record("new")?["upgrade"]["sources"].clone();

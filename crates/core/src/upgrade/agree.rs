@@ -6,18 +6,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use be_portage::binhost::{self, header};
+use be_portage::conf::plain_value;
 use be_portage::emerge;
 use be_portage::pretend::Planned;
 use chrono::{DateTime, FixedOffset};
 
 use super::binhost::is_remote;
 use super::build::{Binhost, LOCK_FILE};
+use super::farm::make_conf;
 use super::inputs::{CONFIGURATION, files};
 use super::report::later;
 use super::{Request, Work};
 use crate::config::OtherHost;
 use crate::lock::{
-    BINHOSTS, Difference, INDEX, Lock, MAX_INDEX, MAX_LOCK, Made, Part, Sha256,
+    BINHOSTS, Difference, INDEX, Lock, MAX_INDEX, MAX_LOCK, Made, Part, Repository, Sha256,
     configuration_differences,
 };
 use crate::log;
@@ -88,7 +90,7 @@ impl Work<'_> {
             }
             let Theirs { lock: theirs, .. } = theirs;
             let mut found = self.differences(&theirs, request)?;
-            if policy == OtherHost::Rebase && self.rebase(&theirs, &found)? {
+            if policy == OtherHost::Rebase && self.rebase(&theirs, &found, request.now)? {
                 rebased = true;
                 found = self.differences(&theirs, request)?;
             }
@@ -136,14 +138,30 @@ impl Work<'_> {
         ))
     }
 
-    /// Bring the repositories to the commits that the host builds from; whether one was.
-    fn rebase(&mut self, theirs: &Lock, found: &[Difference]) -> Result<bool> {
+    /// Bring the repositories to the commits that the host builds from; whether one was. Where a
+    /// repository is, and whom it is fetched from, is what this environment says: the host is
+    /// asked for nothing but which of its commits.
+    fn rebase(
+        &mut self,
+        theirs: &Lock,
+        found: &[Difference],
+        now: DateTime<FixedOffset>,
+    ) -> Result<bool> {
         let differs = |name: &str| {
             let mut all = found.iter().filter(|d| d.part == Part::Repository);
             all.any(|d| d.what == name)
         };
         let mut rebased = false;
-        for one in theirs.repositories.iter().filter(|r| differs(&r.name)) {
+        let (own, root) = (self.own_lock(now)?.repositories, self.root()?);
+        for theirs in theirs.repositories.iter().filter(|r| differs(&r.name)) {
+            let Some(one) = own.iter().find(|own| own.name == theirs.name) else {
+                continue;
+            };
+            let one = &Repository {
+                state: theirs.state.clone(),
+                ..one.clone()
+            };
+            self.is_own(&root, &one.location)?;
             let name = self.record.name.clone();
             let what = format!(
                 "{name}: repository {} goes to the state of the host",
@@ -183,6 +201,11 @@ impl Work<'_> {
             let values = values.filter(|(key, _)| key.trim() == "sync-uri");
             hosts.extend(values.map(|(_, uri)| uri.trim().trim_end_matches('/').to_owned()));
         }
+        // The way of old, in make.conf.
+        let made = make_conf(&root);
+        let old = plain_value(&made, "PORTAGE_BINHOST").unwrap_or_default();
+        let old = old.split_whitespace();
+        hosts.extend(old.map(|uri| uri.trim_end_matches('/').to_owned()));
         hosts.sort();
         hosts.dedup();
         Ok(hosts)
@@ -191,8 +214,12 @@ impl Work<'_> {
     /// What a host says that it builds with; none if it says nothing.
     fn lock_of(&mut self, host: &str) -> Option<Theirs> {
         let uri = format!("{host}/{LOCK_FILE}");
-        let args = ["wget", "-q", "-T", "20", "-t", "2", "-O", "-", &uri];
-        let asked = self.scene_of(|scene| scene.run(args.map(str::to_owned).to_vec()));
+        // What it answers has an end, and comes within a while.
+        let size = format!("--fsize={MAX_LOCK}");
+        let limits = ["timeout", "120", "prlimit", &size];
+        let wget = ["wget", "-q", "-T", "20", "-t", "2", "-O", "-", &uri];
+        let args = [&limits[..], &wget[..]].concat().into_iter();
+        let asked = self.scene_of(|scene| scene.run(args.map(str::to_owned).collect()));
         let why = match asked {
             Ok(said) if said.code == 0 => match Lock::parse(&said.out) {
                 Ok(lock) => {

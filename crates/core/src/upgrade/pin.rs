@@ -46,7 +46,7 @@ impl Work<'_> {
     }
 
     /// Whether all of a path is in the environment, also where links lead.
-    fn is_own(&self, root: &Whole, place: &str) -> Result<()> {
+    pub(super) fn is_own(&self, root: &Whole, place: &str) -> Result<()> {
         let shared = layout::shared(&self.session.observe()?.system);
         let mut at = PathBuf::new();
         for part in Path::new(place.trim_start_matches('/')) {

@@ -58,12 +58,17 @@ pub fn run(args: &Args, ctx: &Context) -> Result<Outcome> {
 
 /// For /etc/portage/binrepos.conf.
 fn snippet(url: &str, signed: bool) -> String {
-    // Before any other that the client has.
+    // Before any other that the client has. Without a place of its own Portage keeps what it
+    // fetches among the client's own packages where PORTAGE_BINHOST is set, and forgets that it is
+    // to be verified (`binrepo/config.py`).
     let verify = match signed {
         true => "true",
         false => "false",
     };
-    format!("[be]\npriority = 9999\nsync-uri = {url}\nverify-signature = {verify}\n")
+    format!(
+        "[be]\npriority = 9999\nsync-uri = {url}\nlocation = /var/cache/binhost/be\n\
+         verify-signature = {verify}\n"
+    )
 }
 
 fn host() -> String {

@@ -89,7 +89,7 @@ fn group(root: &Root) -> u32 {
 }
 
 /// All that is written in make.conf; nothing if it cannot be read.
-pub(super) fn make_conf(root: &Root) -> String {
+pub(in crate::upgrade) fn make_conf(root: &Root) -> String {
     let conf = Path::new(CONFIGURATION).join("make.conf");
     let mut texts = files(root, &conf).unwrap_or_default();
     if texts.is_empty() {

@@ -28,7 +28,8 @@ use crate::record::State;
 use crate::session::Session;
 
 pub(crate) use cache::caches;
-use cache::{CCACHE, Cache, SCCACHE, directory, make_conf, open, place};
+pub(super) use cache::make_conf;
+use cache::{CCACHE, Cache, SCCACHE, directory, open, place};
 use profile::Profile;
 
 /// A program that compiles elsewhere, or remembers what was compiled.
