@@ -200,6 +200,8 @@ impl<'a> Scene<'a> {
         job.env
             .retain(|(name, _)| !["LANG", "LC_ALL", "TERM"].contains(&name.as_str()));
         job.env.push(("LC_ALL".into(), "C.UTF-8".into()));
+        // There Portage works out what no cache has of an ebuild: all else is read-only.
+        job.env.push(("PORTAGE_TMPDIR".into(), "/dev/shm".into()));
         job.capture(MOST)
     }
 
