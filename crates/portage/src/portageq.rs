@@ -33,11 +33,12 @@ pub fn ask_visible(atoms: &[String]) -> Vec<String> {
 }
 
 /// Whether the output of [`ask_visible`] says of this atom that nothing matches it, or all of
-/// that is masked: `ATOM:`, with no version behind the colon.
+/// that is masked: `ATOM:`, with no version behind the colon. A line without an end is one at
+/// which Portage has died.
 #[must_use]
 pub fn is_masked(output: &str, atom: &str) -> bool {
-    let mut lines = output.lines();
-    lines.any(|line| line.strip_prefix(atom) == Some(":"))
+    let mut lines = output.split_inclusive('\n');
+    lines.any(|line| line.strip_prefix(atom) == Some(":\n"))
 }
 
 fn arguments(rest: &[&str]) -> Vec<String> {
@@ -192,5 +193,6 @@ mod tests {
         for atom in ["=a/b-1:0::x", "=a/b-2:0", "=a/c-1:0::x"] {
             assert!(!is_masked(output, atom), "{atom}");
         }
+        assert!(!is_masked("=a/b-2:0::x:", "=a/b-2:0::x"));
     }
 }

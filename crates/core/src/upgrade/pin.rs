@@ -34,7 +34,7 @@ impl Work<'_> {
         let missing = lock::apply(&root, &lock.configuration)?;
         if !missing.is_empty() {
             self.watch.note(&format!(
-                "of these the lock has no content, and they stay as they are here: {}",
+                "of these, or of what they lead or belong to, the lock does not have all: {}",
                 missing.join(", ")
             ));
         }
