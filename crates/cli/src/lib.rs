@@ -177,7 +177,7 @@ impl Verb {
 
 /// The roles in which `be` starts itself inside a namespace.
 fn hidden(arguments: &[OsString]) -> Option<u8> {
-    let [_, verb, job @ ..] = arguments else {
+    let [_, verb, job] = arguments else {
         return None;
     };
     let run = match verb.to_str()? {

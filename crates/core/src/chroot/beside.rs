@@ -62,6 +62,7 @@ impl Beside {
         let err = out.try_clone().context("cannot duplicate the log")?;
         let _inherited = claim.map(Claim::inherited).transpose()?;
         again("__beside", self)?
+            .command
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -74,8 +75,8 @@ impl Beside {
 ///
 /// # Errors
 /// Always, if it returns: a mount failed or the program could not be started.
-pub fn beside(arguments: &[OsString]) -> Result<i32> {
-    let job: Beside = told(arguments)?;
+pub fn beside(argument: &OsString) -> Result<i32> {
+    let job: Beside = told(argument)?;
     if let Some(seen) = &job.seen {
         unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
         // What is mounted on the machine meanwhile is seen; ours is seen by nobody else.

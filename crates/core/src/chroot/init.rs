@@ -25,8 +25,8 @@ use super::{again, told};
 ///
 /// # Errors
 /// When a namespace cannot be made; otherwise the exit code of the program.
-pub fn supervise(arguments: &[OsString]) -> Result<i32> {
-    let job: Job = told(arguments)?;
+pub fn supervise(argument: &OsString) -> Result<i32> {
+    let job: Job = told(argument)?;
     die_with_parent(job.parent)?;
     if let Some(dir) = &job.group {
         group::join(dir);
@@ -43,6 +43,7 @@ pub fn supervise(arguments: &[OsString]) -> Result<i32> {
     )
     .context("cannot make the mounts private")?;
     let mut child = again("__init", &job.for_child())?
+        .command
         .spawn()
         .context("cannot start PID 1 of the namespace")?;
     Ok(exit_code(wait(&mut child, &interrupted, || ())?))
@@ -62,8 +63,8 @@ struct Enter {
 ///
 /// # Errors
 /// When a mount fails; otherwise the exit code of the program.
-pub fn init(arguments: &[OsString]) -> Result<i32> {
-    let job: Job = told(arguments)?;
+pub fn init(argument: &OsString) -> Result<i32> {
+    let job: Job = told(argument)?;
     die_with_parent(job.parent)?;
     let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;
     let stage = mounts::build(&job)?;
@@ -76,6 +77,7 @@ pub fn init(arguments: &[OsString]) -> Result<i32> {
         env: job.env.clone(),
     };
     let child = again("__enter", &enter)?
+        .command
         .spawn()
         .context("cannot start the program")?;
     drop(child_end);
@@ -92,8 +94,8 @@ pub fn init(arguments: &[OsString]) -> Result<i32> {
 ///
 /// # Errors
 /// Always, if it returns: the program could not be started.
-pub fn enter(arguments: &[OsString]) -> Result<i32> {
-    let enter: Enter = told(arguments)?;
+pub fn enter(argument: &OsString) -> Result<i32> {
+    let enter: Enter = told(argument)?;
     chroot(&enter.root).context("cannot enter the chroot")?;
     chdir("/")?;
     std::fs::OpenOptions::new()

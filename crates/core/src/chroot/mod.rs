@@ -125,7 +125,8 @@ impl Job {
     /// # Errors
     /// When the supervisor cannot be started. All later failures are its exit status.
     pub fn start(&self, output: Output) -> Result<Child> {
-        let mut command = again("__supervise", &self.for_child())?;
+        let mut role = again("__supervise", &self.for_child())?;
+        let command = &mut role.command;
         match output {
             Output::Inherited => {}
             Output::ToStderr => {

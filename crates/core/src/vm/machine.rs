@@ -187,6 +187,7 @@ impl Boot<'_> {
         let errors = File::from(memory.context("cannot keep what QEMU says")?);
         // Of a process group of its own: Ctrl-C is for be.
         let mut child = again("__tied", &tied)?
+            .command
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -246,8 +247,8 @@ impl Drop for Machine {
 ///
 /// # Errors
 /// When there is no such program, or the other process has ended.
-pub fn tied(arguments: &[OsString]) -> Result<i32> {
-    let tied: Tied = told(arguments)?;
+pub fn tied(argument: &OsString) -> Result<i32> {
+    let tied: Tied = told(argument)?;
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie this process to its parent")?;
     // It may have ended before that.
     if getppid() != Pid::from_raw(tied.parent) {
