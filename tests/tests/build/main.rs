@@ -41,6 +41,26 @@ fn snippet(system: &System, nginx: &Nginx) -> String {
     asked.done().stdout
 }
 
+/// That the upgrade of `new` has taken one package from the host, and built the other by itself.
+fn hello_was_built(system: &System) -> Result<()> {
+    let sources = &system.record("new")?["upgrade"]["sources"];
+    assert_eq!(
+        sources["binhost"],
+        serde_json::json!(["app-misc/confy-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["built"],
+        serde_json::json!(["app-misc/hello-2"]),
+        "{sources}"
+    );
+    assert_eq!(
+        sources["fell_back"][0]["package"], "app-misc/hello-2",
+        "{sources}"
+    );
+    Ok(())
+}
+
 /// The packages that are finished, with the inode of each: where that stays, it was not built
 /// again.
 fn finished(system: &System) -> Vec<(String, u64)> {
