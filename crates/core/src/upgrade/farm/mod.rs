@@ -380,7 +380,8 @@ impl Work<'_> {
             return Ok(());
         }
         let farm = Farm::of(self.session, &self.record.name, &*self.root()?);
-        for note in &farm.notes {
+        // An upgrade may merge several times.
+        for note in farm.notes.iter().filter(|n| !self.farm.notes.contains(n)) {
             self.watch.note(note);
         }
         self.farm = farm;
