@@ -103,7 +103,8 @@ mod tests {
     fn a_client_verifies_what_is_signed() {
         assert_eq!(
             snippet("http://farm:8080", true),
-            "[be]\npriority = 9999\nsync-uri = http://farm:8080\nverify-signature = true\n"
+            "[be]\npriority = 9999\nsync-uri = http://farm:8080\n\
+             location = /var/cache/binhost/be\nverify-signature = true\n"
         );
         assert!(snippet("http://farm", false).contains("verify-signature = false"));
     }
