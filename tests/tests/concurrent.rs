@@ -133,16 +133,17 @@ fn an_upgrade_waits_for_another() -> Result<()> {
 #[ignore = "needs root, loop devices and the lab"]
 fn one_name_on_two_filesystems() -> Result<()> {
     let both = [System::adopted_small()?, System::adopted_small()?];
+    // No other test has one of this name below /run/be of the machine.
     for system in &both {
-        system.be.run(&["create", "x"]).done();
+        system.be.run(&["create", "both"]).done();
     }
     let turns = |system: &System| -> Result<()> {
         for _ in 0..20 {
-            let dir = system.be.run(&["mount", "x"]).done().stdout;
-            let own = rustix::fs::stat(system.env("x", ""))?.st_dev;
+            let dir = system.be.run(&["mount", "both"]).done().stdout;
+            let own = rustix::fs::stat(system.env("both", ""))?.st_dev;
             let mounted = rustix::fs::stat(dir.trim())?.st_dev;
             ensure!(mounted == own, "another's is at {dir}");
-            system.be.run(&["umount", "x"]).done();
+            system.be.run(&["umount", "both"]).done();
         }
         Ok(())
     };
