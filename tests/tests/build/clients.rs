@@ -84,6 +84,12 @@ fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
     assert!(is_installed(&refusing.env("same", ""), "app-misc/hello-2"));
     refusing.be.run(&["activate", "default"]).done();
     refusing.be.run(&["destroy", "-y", "same"]).done();
+    // What says nothing that is understood has not said that it is the same.
+    let lock = farm.read(&format!("{DIR}/be-lock.json"))?;
+    farm.write(&format!("{DIR}/be-lock.json"), "{}")?;
+    let refused = refusing.be.run(&["upgrade", "other"]).exits(3);
+    refused.says(&["builds with is not known", &url]);
+    farm.write(&format!("{DIR}/be-lock.json"), &lock)?;
     refusing.append("/etc/portage/make.conf", "USE=\"${USE} flag-of-mine\"\n")?;
     let refused = refusing.be.run(&["upgrade", "other"]).exits(3);
     refused.says(&["flag-of-mine", "/etc/portage/make.conf", &url, "be.toml(5)"]);
@@ -99,7 +105,6 @@ fn a_client_with_another_configuration_is_told_and_decides() -> Result<()> {
 
     // An older state of the repository: it goes to that of the host, which has no say in where
     // that is and whom it comes from.
-    let lock = farm.read(&format!("{DIR}/be-lock.json"))?;
     let elsewhere = lock
         .replace("\"/var/db/repos/gentoo\"", "\"/root/elsewhere\"")
         .replace("/srv/lab/gentoo.git", "/srv/lab/elsewhere.git");

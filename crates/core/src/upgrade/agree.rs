@@ -80,13 +80,26 @@ impl Work<'_> {
         }
         let (mut planned, mut rebased) = (planned, false);
         for host in self.hosts()? {
-            let Some(mut theirs) = self.lock_of(&host) else {
-                continue;
+            let mut theirs = match self.lock_of(&host) {
+                Ok(Some(theirs)) => theirs,
+                Ok(None) => continue,
+                Err(why) if policy == OtherHost::Refuse => {
+                    return Err(Refusal::OtherHost {
+                        name: self.record.name.clone(),
+                        host,
+                        differences: vec![why],
+                    }
+                    .into());
+                }
+                Err(why) => {
+                    self.watch.note(&why);
+                    continue;
+                }
             };
             if !self.is_of_index(&theirs)? {
                 // It publishes in this very moment.
                 planned = self.preview(&emerge::pretend(&self.options))?;
-                theirs = self.lock_of(&host).unwrap_or(theirs);
+                theirs = self.lock_of(&host).ok().flatten().unwrap_or(theirs);
             }
             let Theirs { lock: theirs, .. } = theirs;
             let mut found = self.differences(&theirs, request)?;
@@ -211,8 +224,8 @@ impl Work<'_> {
         Ok(hosts)
     }
 
-    /// What a host says that it builds with; none if it says nothing.
-    fn lock_of(&mut self, host: &str) -> Option<Theirs> {
+    /// What a host says that it builds with; none if it says nothing. Or why that is not known.
+    fn lock_of(&self, host: &str) -> Result<Option<Theirs>, String> {
         let uri = format!("{host}/{LOCK_FILE}");
         // What it answers has an end, and comes within a while.
         let size = format!("--fsize={MAX_LOCK}");
@@ -224,16 +237,14 @@ impl Work<'_> {
             Ok(said) if said.code == 0 => match Lock::parse(&said.out) {
                 Ok(lock) => {
                     let digest = Sha256::new(said.out.as_bytes()).to_string();
-                    return Some(Theirs { lock, digest });
+                    return Ok(Some(Theirs { lock, digest }));
                 }
                 Err(bad) => format!("{bad}"),
             },
-            Ok(said) if said.code == NOT_THERE => return None,
+            Ok(said) if said.code == NOT_THERE => return Ok(None),
             Ok(said) => format!("wget: exit {}", said.code),
             Err(e) => format!("{e:#}"),
         };
-        let what = format!("what {host} builds with is not known: {why}");
-        self.watch.note(&what);
-        None
+        Err(format!("what {host} builds with is not known: {why}"))
     }
 }
