@@ -139,18 +139,18 @@ pub fn mount(session: &Session, subject: &Subject, target: &Path) -> Result<Path
         return Ok(target.to_owned());
     }
     // As the store: it has programs in it that were mended since.
-    let private = |recursive| {
-        let mut dir = fs::DirBuilder::new();
-        dir.recursive(recursive).mode(0o700);
-        dir
+    let make = |dir: &Path| {
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir);
+        made.with_context(|| format!("cannot make {}", dir.display()))
     };
-    let made = private(true).create(OWN);
-    made.with_context(|| format!("cannot make {OWN}"))?;
+    make(Path::new(OWN))?;
     fs::set_permissions(OWN, fs::Permissions::from_mode(0o700))?;
     let _own = lock_own(target)?;
     let target = own_place(&subject.name);
-    let made = private(true).create(&target);
-    made.with_context(|| format!("cannot make {}", target.display()))?;
+    make(&target)?;
     mount_at(session, subject, &target)?;
     Ok(target)
 }

@@ -84,12 +84,7 @@ impl Work<'_> {
                 Ok(Some(theirs)) => theirs,
                 Ok(None) => continue,
                 Err(why) if policy == OtherHost::Refuse => {
-                    return Err(Refusal::OtherHost {
-                        name: self.record.name.clone(),
-                        host,
-                        differences: vec![why],
-                    }
-                    .into());
+                    return Err(self.other_host(host, vec![why]));
                 }
                 Err(why) => {
                     self.watch.note(&why);
@@ -108,21 +103,25 @@ impl Work<'_> {
                 found = self.differences(&theirs, request)?;
             }
             self.told_of(&host, &found)?;
-            let name = self.record.name.clone();
             if !found.is_empty() && policy != OtherHost::GoOn {
                 let differences = found.iter().map(ToString::to_string).collect();
-                return Err(Refusal::OtherHost {
-                    name,
-                    host,
-                    differences,
-                }
-                .into());
+                return Err(self.other_host(host, differences));
             }
         }
         match rebased {
             true => self.preview(&emerge::pretend(&self.options)),
             false => Ok(planned),
         }
+    }
+
+    fn other_host(&self, host: String, differences: Vec<String>) -> anyhow::Error {
+        let name = self.record.name.clone();
+        Refusal::OtherHost {
+            name,
+            host,
+            differences,
+        }
+        .into()
     }
 
     /// Whether one of the indexes that Portage has fetched is the one that this lock was published
